@@ -1,0 +1,38 @@
+"""Greedy generation with a key/value cache, as one traced loop."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def greedy(module: Any, input_ids: jax.Array, attention_mask: jax.Array, max_new_tokens: int) -> jax.Array:
+    """The most likely next token, again and again, until every row has ended.
+
+    Args:
+        module: an encoder-decoder with `encode`, `start` and `step`.
+        input_ids, attention_mask: int32 [B, S].
+        max_new_tokens: T, a Python number.
+
+    Returns:
+        int32 [B, T]; after a row's end-of-sequence token all is padding.
+    """
+    config = module.config
+    cache = module.start(module.encode(input_ids, attention_mask), max_new_tokens)
+    rows = input_ids.shape[0]
+
+    def going(state: tuple) -> jax.Array:
+        at, _, done, _, _ = state
+        return (at < max_new_tokens) & ~jnp.all(done)
+
+    def step(state: tuple) -> tuple:
+        at, token, done, out, cache = state
+        logits, cache = module.step(token, at, cache, attention_mask)
+        token = jnp.where(done, config.pad_token_id, jnp.argmax(logits, axis=-1).astype(jnp.int32))
+        out = jax.lax.dynamic_update_slice_in_dim(out, token[:, None], at, axis=1)
+        return at + 1, token, done | (token == config.eos_token_id), out, cache
+
+    first = jnp.full(rows, config.decoder_start_token_id, jnp.int32)
+    out = jnp.full((rows, max_new_tokens), config.pad_token_id, jnp.int32)
+    state = (jnp.int32(0), first, jnp.zeros(rows, bool), out, cache)
+    return jax.lax.while_loop(going, step, state)[3]

@@ -1,0 +1,168 @@
+"""Scores of many deltas at once: tokens on the device, answers by generation or by ranking the labels, metrics on the host."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deltas.backbones.loading import Backbone
+from deltas.errors import InputError
+from deltas.functional import Attached, Batch
+from deltas.parallel import flight, over_solutions
+from deltas.tasks import METRICS, Encoded, Example, Reading, Task, encode, evaluation_batches
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one delta reaches on one exam: the task's metric, the mean cross-entropy of a target token, the answers given."""
+
+    score: float
+    loss: float
+    predictions: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """The rows of one split of a task, as tokens."""
+
+    task: Task
+    examples: tuple[Example, ...]
+    encoded: Encoded
+    reading: Reading
+    labels: Encoded | None
+    """The label words as targets, where answers are ranked."""
+
+    @classmethod
+    def of(cls, backbone: Backbone, task: Task, split: str, reading: Reading, rows: int | None = None) -> Self:
+        """The first `rows` rows (None: all) of a split.
+
+        Raises:
+            InputError: ranking was asked for, and the task has no labels.
+        """
+        examples = task.split(split)[:rows]
+        labels = None
+        if reading.decode == "rank":
+            if not task.labels:
+                raise InputError(f"expected label words to rank for task {task.name}, got a task without; use decode 'generate'")
+            labels = tokens_of(backbone, [Example("", (label,)) for label in task.labels], task.name, reading)
+        return cls(task, examples, tokens_of(backbone, examples, task.name, reading), reading, labels)
+
+    def score(self, backbone: Backbone, answers: np.ndarray, losses: np.ndarray) -> Score:
+        """The score of answers (token ids [R, T], or label numbers [R]) and per-row (loss sum, tokens) [R, 2]."""
+        if self.labels is not None and self.task.labels is not None:
+            predictions = tuple(self.task.labels[int(i)] for i in answers)
+        else:
+            predictions = tuple(text(backbone, row) for row in answers)
+        metric = METRICS[self.task.metric](predictions, [e.answers for e in self.examples])
+        return Score(float(metric), float(losses[:, 0].sum() / max(losses[:, 1].sum(), 1)), predictions)
+
+
+def tokens_of(backbone: Backbone, examples: Sequence[Example], name: str, reading: Reading) -> Encoded:
+    """The examples as padded token ids under the backbone's tokenizer."""
+    config = backbone.config
+    return encode(examples, name, backbone.tokenizer, reading, pad_id=config.pad_token_id, eos_id=config.eos_token_id)
+
+
+def text(backbone: Backbone, ids: np.ndarray) -> str:
+    """The words of one generated row: up to its end, without special tokens."""
+    config, kept = backbone.config, [int(i) for i in ids]
+    if config.eos_token_id in kept:
+        kept = kept[: kept.index(config.eos_token_id)]
+    return backbone.tokenizer.decode([i for i in kept if i != config.pad_token_id], skip_special_tokens=True).strip()
+
+
+def batch_of(encoded: Encoded, rows: np.ndarray, length: int, width: int, valid: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """The rows as a batch: inputs cut or padded to `length`, targets to `width`; `target_mask` is 0 on rows that are not valid.
+
+    `rows` may have leading axes ([steps, B]); they are kept.
+    """
+    batch = {}
+    for name, ids, lengths, size, ours in (("input_ids", encoded.input_ids, encoded.input_lengths, length, "attention_mask"),
+                                           ("target_ids", encoded.target_ids, encoded.target_lengths, width, "target_mask")):
+        cut = ids[rows][..., :size]
+        batch[name] = np.pad(cut, [(0, 0)] * (cut.ndim - 1) + [(0, size - cut.shape[-1])], constant_values=encoded.pad_id)
+        batch[ours] = (np.arange(size) < lengths[rows][..., None]).astype(np.int32)
+    if valid is not None:
+        batch["target_mask"] = batch["target_mask"] * valid[..., None].astype(np.int32)
+    return batch
+
+
+def evaluate_each(attached: Attached, thetas: Any, exams: Sequence[Exam], *, in_flight: int | None = None, rows_at_once: int = 64,
+                  on_progress: Callable[[int], None] | None = None) -> list[Score]:
+    """The score of each delta θ_m on its own exam; θ float [M, D], M exams.
+
+    `in_flight` deltas run at once; each step of a flight reads at most `rows_at_once` rows of every exam.
+    """
+    size, scores = flight(in_flight), []
+    for first in range(0, len(exams), size):
+        part = [min(i, len(exams) - 1) for i in range(first, first + size)]  # the last flight is filled with copies
+        wanted = len(exams[first : first + size])
+        scores += _one_flight(attached, jnp.asarray(thetas)[jnp.asarray(part)], [exams[i] for i in part], rows_at_once)[:wanted]
+        if on_progress is not None:
+            on_progress(wanted)
+    return scores
+
+
+def evaluate(attached: Attached, thetas: Any, task: Task, split: str = "test", *, reading: Reading | None = None,
+             rows: int | None = None, in_flight: int | None = None) -> list[Score]:
+    """The score of each of the deltas θ float [M, D] on one split of one task."""
+    exam = Exam.of(attached.backbone, task, split, reading or Reading(), rows)
+    return evaluate_each(attached, thetas, [exam] * len(thetas), in_flight=in_flight)
+
+
+def _one_flight(attached: Attached, thetas: jax.Array, exams: Sequence[Exam], rows_at_once: int) -> list[Score]:
+    rank, width = exams[0].labels is not None, max(e.encoded.target_ids.shape[1] for e in exams)
+    at_once = min(rows_at_once, max(8, 2 ** (max(len(e.examples) for e in exams) - 1).bit_length()))
+    plans = [evaluation_batches(e.encoded, e.reading, at_once) for e in exams]
+    answers = [np.zeros(len(e.examples) if rank else (len(e.examples), width), np.int32) for e in exams]
+    losses = [np.zeros((len(e.examples), 2)) for e in exams]
+    labels = _stack_labels(exams) if rank else None
+    for turn in range(max(map(len, plans))):
+        steps = [plan[min(turn, len(plan) - 1)] for plan in plans]
+        length = max(step[0] for step in steps)
+        batches = [batch_of(e.encoded, rows, length, width, valid) for e, (_, rows, valid) in zip(exams, steps, strict=True)]
+        batch = {name: jnp.asarray(np.stack([b[name] for b in batches])) for name in batches[0]}
+        if labels is None:
+            out, sums = _generating(attached, width)(thetas, attached.frozen, batch)
+        else:
+            out, sums = _ranking(attached)(thetas, attached.frozen, batch, *labels)
+        out, sums = np.asarray(out), np.asarray(sums)
+        for m, (plan, (_, rows, valid)) in enumerate(zip(plans, steps, strict=True)):
+            if turn < len(plan):
+                answers[m][rows[valid]], losses[m][rows[valid]] = out[m][valid], sums[m][valid]
+    return [e.score(attached.backbone, a, s) for e, a, s in zip(exams, answers, losses, strict=True)]
+
+
+def _stack_labels(exams: Sequence[Exam]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Label tokens, their mask and which labels exist, padded to the largest exam: [M, L, T], [M, L, T], [M, L]."""
+    sets = [e.labels for e in exams if e.labels is not None]
+    count, width = max(len(s.target_ids) for s in sets), max(s.target_ids.shape[1] for s in sets)
+    parts = [batch_of(s, np.minimum(np.arange(count), len(s.target_ids) - 1), 1, width) for s in sets]
+    exists = np.stack([np.arange(count) < len(s.target_ids) for s in sets])
+    return jnp.stack([p["target_ids"] for p in parts]), jnp.stack([p["target_mask"] for p in parts]), jnp.asarray(exists)
+
+
+def _row_sums(attached: Attached, theta: jax.Array, frozen: Any, batch: Batch) -> jax.Array:
+    losses = attached.token_losses(theta, frozen, batch)
+    return jnp.stack([losses.sum(-1), batch["target_mask"].sum(-1).astype(losses.dtype)], axis=-1)
+
+
+@functools.lru_cache(maxsize=64)
+def _generating(attached: Attached, width: int) -> Callable[..., Any]:
+    def assess(theta: jax.Array, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return attached.generate(theta, frozen, batch, width), _row_sums(attached, theta, frozen, batch)
+
+    return over_solutions(assess, (True, False, True))
+
+
+@functools.lru_cache(maxsize=64)
+def _ranking(attached: Attached) -> Callable[..., Any]:
+    def assess(theta: jax.Array, frozen: Any, batch: Batch, labels: jax.Array, mask: jax.Array, exists: jax.Array):
+        likelihoods = jnp.where(exists, attached.likelihoods(theta, frozen, batch, labels, mask), -jnp.inf)
+        return jnp.argmax(likelihoods, axis=-1).astype(jnp.int32), _row_sums(attached, theta, frozen, batch)
+
+    return over_solutions(assess, (True, False, True, True, True, True))

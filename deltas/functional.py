@@ -1,0 +1,182 @@
+"""A backbone with one delta attached, as pure functions of the vector θ.
+
+The graph definition is static and the backbone's arrays are an argument (`frozen`), so every function here goes under `jax.jit`, `grad`,
+`vmap` and `lax.map` as it is, and no weight is copied or baked into a compiled program, whatever the number of solutions in flight.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from deltas.attach import attach, natural, own, select, sites
+from deltas.backbones.blocks import Dropout
+from deltas.backbones.generate import greedy
+from deltas.backbones.loading import Backbone
+from deltas.backbones.sites import Delta, Part
+from deltas.errors import InputError
+from deltas.files import sha256
+from deltas.layout import Layout
+from deltas.types import DeltaType
+
+Batch = Mapping[str, jax.Array]
+"""input_ids, attention_mask [B, S]; target_ids, target_mask [B, T]: the answer and its end, without the decoder's start token."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """θ ∈ R^D ↦ loss, logits, generated tokens.
+
+    `frozen` holds the backbone's arrays (shared with the backbone), `theta0` the delta's initial parameters, float32 [D].
+    """
+
+    backbone: Backbone
+    config: DeltaType
+    layout: Layout
+    theta0: np.ndarray
+    graphdef: Any
+    frozen: Any
+    paths: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def of(cls, backbone: Backbone, config: DeltaType, *, theta0: Any = None, seed: int = 0, text: Sequence[str] = ()) -> Self:
+        """Attach `config` to its sites on the backbone, which itself stays as it is.
+
+        Args:
+            theta0: the initial parameters; None draws them once, from `seed` and the label.
+            seed: of the draw.
+            text: real text of the tasks, for types that start from activations; without it, random words of the vocabulary.
+        """
+        module = own(backbone.module)
+        places = sites(module)
+        chosen = {name: places[name] for name in select(places, config.sites, config.exclude)}
+        key = jax.random.fold_in(jax.random.key(seed), int(sha256(config.label)[:7], 16))
+
+        def probe(length: int) -> dict[str, tuple[jax.Array, jax.Array]]:
+            return activations(backbone, list(chosen), _tokens(backbone, text, length, key))
+
+        if theta0 is not None:  # nothing to draw: the values are replaced below
+            probe = no_probe(chosen)
+        attach(module, config.label, config.build(chosen, key, probe))
+        graphdef, delta, frozen = nnx.split(module, Delta, ...)
+        flat = {path: variable[...] for path, variable in nnx.to_flat_state(delta)}
+        names = {_name(path): path for path in flat}
+        order = sorted(names, key=natural)
+        layout = Layout(tuple(order), tuple(flat[names[n]].shape for n in order))
+        if theta0 is None:
+            theta0 = layout.flatten({n: flat[names[n]] for n in order})
+        theta0 = np.asarray(theta0, np.float32)
+        if theta0.shape != (layout.size,):
+            raise InputError(f"expected θ0 of {config.label} with {layout.size} numbers, got shape {theta0.shape}; it belongs to "
+                             "another backbone or another size of the delta")
+        return cls(backbone, config, layout, theta0, graphdef, frozen, tuple(names[n] for n in order))
+
+    @property
+    def label(self) -> str:
+        """The delta's label."""
+        return self.config.label
+
+    @cached_property
+    def theta0_fingerprint(self) -> str:
+        """SHA-256 of θ0 and its layout."""
+        return sha256(self.theta0.tobytes(), str(self.layout.to_json()))
+
+    def check(self, solution: Any) -> None:
+        """Refuse a solution of another backbone or another θ0."""
+        for what, theirs, ours in (("backbone", solution.backbone, self.backbone.fingerprint),
+                                   ("θ0", solution.theta0_fingerprint, self.theta0_fingerprint)):
+            if theirs != ours:
+                raise InputError(f"expected a solution of {what} {ours}, got {solution.task} of {what} {theirs}; "
+                                 f"use the {what} it was trained with")
+
+    def module(self, theta: jax.Array, frozen: Any) -> Any:
+        """The `nnx` module at θ."""
+        values = self.layout.unflatten(theta)
+        delta = nnx.from_flat_state([(path, Delta(values[n])) for path, n in zip(self.paths, self.layout.names, strict=True)])
+        return nnx.merge(self.graphdef, delta, frozen)
+
+    def logits(self, theta: jax.Array, frozen: Any, batch: Batch, dropout: Dropout | None = None) -> jax.Array:
+        """Float32 logits [B, T, vocabulary] for the targets, each position given the true targets before it."""
+        start = self.backbone.config.decoder_start_token_id
+        shifted = jnp.pad(batch["target_ids"], ((0, 0), (1, 0)), constant_values=start)[:, :-1]
+        return self.module(theta, frozen)(batch["input_ids"], batch["attention_mask"], shifted, dropout=dropout)
+
+    def token_losses(self, theta: jax.Array, frozen: Any, batch: Batch, dropout: Dropout | None = None) -> jax.Array:
+        """Cross-entropy of each target token, 0 where there is none: float32 [B, T]."""
+        return _cross_entropy(self.logits(theta, frozen, batch, dropout), batch["target_ids"]) * batch["target_mask"]
+
+    def loss(self, theta: jax.Array, frozen: Any, batch: Batch, key: jax.Array | None = None, rate: float = 0.0) -> jax.Array:
+        """Mean cross-entropy over the target tokens of the batch; dropout at `rate` where a key is given."""
+        dropout = Dropout(key, rate) if key is not None and rate > 0 else None
+        return jnp.sum(self.token_losses(theta, frozen, batch, dropout)) / jnp.maximum(jnp.sum(batch["target_mask"]), 1)
+
+    def generate(self, theta: jax.Array, frozen: Any, batch: Batch, max_new_tokens: int) -> jax.Array:
+        """Greedy answers, int32 [B, T]."""
+        return greedy(self.module(theta, frozen), batch["input_ids"], batch["attention_mask"], max_new_tokens)
+
+    def likelihoods(self, theta: jax.Array, frozen: Any, batch: Batch, labels: jax.Array, mask: jax.Array) -> jax.Array:
+        """log p(label | input), summed over its tokens: [B, L] for L labels int32 [L, T] under mask [L, T]."""
+        module = self.module(theta, frozen)
+        hidden = module.encode(batch["input_ids"], batch["attention_mask"])
+        start = self.backbone.config.decoder_start_token_id
+
+        def one(ids: jax.Array, keep: jax.Array) -> jax.Array:
+            targets = jnp.broadcast_to(ids, (hidden.shape[0], ids.shape[0]))
+            shifted = jnp.pad(targets, ((0, 0), (1, 0)), constant_values=start)[:, :-1]
+            return -jnp.sum(_cross_entropy(module.decode(shifted, hidden, batch["attention_mask"]), targets) * keep, axis=-1)
+
+        return jax.lax.map(lambda label: one(*label), (labels, mask)).T
+
+
+def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """A parameter's name: its path without the site's table and the delta's label."""
+    at = path.index("attached")
+    return ".".join(map(str, (*path[:at], *path[at + 2 :])))
+
+
+class _Record(Part):
+    """Keeps what the site last gave out."""
+
+    def output(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        self.seen = nnx.Variable(y)
+        return y
+
+
+def activations(backbone: Backbone, attentions: Sequence[str], tokens: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Keys and values [P, heads, head_dim] of every named attention site when the backbone reads the tokens [P], in encoder and decoder."""
+    module = own(backbone.module)
+    attach(module, "record", {f"{name}.{m}": _Record() for name in attentions for m in "kv"})
+    module(tokens[None], jnp.ones((1, len(tokens)), jnp.int32), tokens[None])
+    places = sites(module)
+
+    def seen(name: str, m: str) -> jax.Array:
+        site: Any = places[name]
+        return site.split(places[f"{name}.{m}"].attached["record"].seen[...][0])
+
+    return {name: (seen(name, "k"), seen(name, "v")) for name in attentions}
+
+
+def no_probe(chosen: Mapping[str, Any]) -> Any:
+    """A probe of zeros, where the initial values are given."""
+    return lambda length: {name: (jnp.zeros((length, site.heads, site.head_dim)),) * 2 for name, site in chosen.items()}
+
+
+def _tokens(backbone: Backbone, text: Sequence[str], length: int, key: jax.Array) -> jax.Array:
+    """`length` tokens of the text, or random ones that are no special tokens."""
+    tokenizer = backbone.tokenizer
+    ids = [i for line in text for i in tokenizer(line, add_special_tokens=False)["input_ids"]]
+    if not ids:
+        special = set(tokenizer.all_special_ids)
+        ids = [i for i in range(min(len(tokenizer), backbone.config.vocab_size)) if i not in special]
+        return jnp.asarray(ids, jnp.int32)[jax.random.randint(key, (length,), 0, len(ids))]
+    return jnp.asarray((ids * (length // len(ids) + 1))[:length], jnp.int32)

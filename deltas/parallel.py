@@ -1,0 +1,40 @@
+"""Many solutions at once over one backbone: the axis of solutions is split over the devices, and mapped on each.
+
+No device talks to another, so the results do not depend on the number of devices.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+
+def flight(in_flight: int | None) -> int:
+    """How many solutions run at once: a multiple of the devices; None is one a device on a CPU and sixteen on an accelerator."""
+    devices = jax.device_count()
+    wanted = in_flight or devices * (1 if jax.default_backend() == "cpu" else 16)
+    return -(-wanted // devices) * devices
+
+
+def over_solutions(fn: Callable[..., Any], mapped: Sequence[bool]) -> Callable[..., Any]:
+    """fn over the leading axis of the arguments where `mapped`; the others are the same for all.
+
+    Every mapped argument and every result has the same leading axis, a multiple of the number of devices. Jitted; on each device the
+    solutions are vmapped, or run as they are where there is only one (a batch axis of one costs time on a CPU).
+    """
+    axes = tuple(0 if m else None for m in mapped)
+
+    def local(*args: Any) -> Any:
+        size = next(jax.tree.leaves(a)[0].shape[0] for a, m in zip(args, mapped, strict=True) if m)
+        if size > 1:
+            return jax.vmap(fn, in_axes=axes)(*args)
+        single = [jax.tree.map(lambda x: x[0], a) if m else a for a, m in zip(args, mapped, strict=True)]
+        return jax.tree.map(lambda x: x[None], fn(*single))
+
+    if jax.device_count() == 1:
+        return jax.jit(local)
+    mesh = Mesh(np.asarray(jax.devices()), ("solutions",))
+    specs = tuple(PartitionSpec("solutions") if m else PartitionSpec() for m in mapped)
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("solutions"), check_vma=False))

@@ -1,0 +1,49 @@
+"""Landscapes of the shared space: what loss and score do around solutions, for every delta type on the same points.
+
+    plane     z(x, y) = o + x u + y v and every type's loss and score there        landscape/plane.py
+    Surface   the plane's arrays and marks, one file                               landscape/surface.py
+    region    where all types stay within a tolerance of their best, and its area  landscape/region.py
+    plot      the figure of a plane                                                landscape/plotting.py
+    charts    curve, matrix, bars, spectrum, seen_codes                            landscape/charts.py
+
+The first three are arrays in, arrays out; only the last two know matplotlib. The space that is perturbed is z, and
+`Surface.space` says so.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from landscape.plane import plane, survey
+from landscape.region import Region, region
+from landscape.surface import Mark, Surface
+
+if TYPE_CHECKING:
+    from landscape.charts import bars, curve, matrix, seen_codes, spectrum
+    from landscape.plotting import plot
+    from landscape.style import Estimate
+
+_FIGURES = {"plot": "plotting", "Estimate": "style"} | dict.fromkeys(("bars", "curve", "matrix", "seen_codes", "spectrum"), "charts")
+
+__all__ = [
+    "Estimate",
+    "Mark",
+    "Region",
+    "Surface",
+    "bars",
+    "curve",
+    "matrix",
+    "plane",
+    "plot",
+    "region",
+    "seen_codes",
+    "spectrum",
+    "survey",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The figures, on first use: matplotlib takes a second that `--help` has not."""
+    if name not in _FIGURES:
+        raise AttributeError(f"module 'landscape' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"landscape.{_FIGURES[name]}"), name)

@@ -1,0 +1,75 @@
+"""`python -m deltaspace.readme`: the README's tables and picture, made from the results that are kept in the checkout.
+
+    python -m deltaspace.readme keep STUDY_FOLDER NAME    keep a study's results as results/NAME.json (and its picture)
+    python -m deltaspace.readme                           write the tables between the README's marks
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from deltas.errors import InputError
+from deltas.files import read_json, write_json, write_text
+
+HERE = Path(__file__).parent
+START, END = "<!-- results: made by `python -m deltaspace.readme` from scripts/results/*.json -->", "<!-- end of results -->"
+KEPT = ("optimization", "transfer", "controls", "curve", "groups", "apart", "by_group", "regions", "sources", "seconds", "versions", "study",
+        "failed", "gram_correlation")
+
+
+def keep(folder: Path, name: str) -> None:
+    """Copy what a study's summary says, and the figure of its first plane, into the checkout."""
+    summary = read_json(folder / "summary.json")
+    write_json(HERE / "results" / f"{name}.json", {key: summary[key] for key in KEPT if key in summary})
+    for figure in sorted((folder / "figures").glob("plane-*.png"))[-1:]:
+        (HERE / "results" / "figures").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(figure, HERE / "results" / "figures" / f"{name}-plane.png")
+
+
+def number(entry: dict[str, Any] | None, scale: str = "normalised") -> str:
+    """`0.84 [0.80, 0.87]`, or a dash."""
+    if not entry or entry.get(scale) is None:
+        return "–"
+    interval = entry.get(f"{scale}_interval")
+    return f"{entry[scale]:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+def table(summary: dict[str, Any]) -> str:
+    """One study's table: method and controls, optimization and transfer, normalised and relative."""
+    study, main = summary["study"], summary["curve"]
+    ours = next(point for point in main if point["k"] == study["k"])
+    rows = [(f"**{study['method']}**", ours)] + [(name, entry) for name, entry in summary["controls"].items() if name not in ("chance", "full")]
+    lines = [f"{study['name']}: {summary['sources']} source solutions a type, k = {study['k']}", "",
+             "| | optimization | transfer | optimization, relative | transfer, relative |", "|---|---|---|---|---|"]
+    for name, entry in rows:
+        cells = [number(entry.get(stage), scale) for scale in ("normalised", "relative") for stage in ("optimization", "transfer")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    pairs = ", ".join(f"{pair.replace('->', ' → ')} {number(entry)}" for pair, entry in summary["transfer"].items())
+    curve = ", ".join(f"{p['k']}: {number(p.get('optimization'))} / {number(p.get('transfer'))}" for p in main)
+    lines += ["", f"By pair (normalised): {pairs}.", "", f"By k, optimization / transfer: {curve}."]
+    if summary.get("gram_correlation"):
+        likeness = ", ".join(f"{pair.replace('|', ' and ')} {v['correlation']:.2f} (permuted tasks: {v['null_interval'][0]:.2f} to "
+                             f"{v['null_interval'][1]:.2f})" for pair, v in summary["gram_correlation"].items())
+        lines += ["", f"Correlation of the types' similarities between tasks, off the diagonal: {likeness}."]
+    if summary["apart"]:
+        lines += ["", f"Not in the means, since a full delta is less than 0.1 above chance on dev: {', '.join(summary['apart'])}."]
+    return "\n".join(lines)
+
+
+def write(readme: Path) -> None:
+    """Put every kept study's table between the marks."""
+    text = readme.read_text(encoding="utf-8")
+    if START not in text or END not in text:
+        raise InputError(f"expected the marks of the results in {readme}, got a file without; restore them")
+    studies = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+    body = "\n\n".join(table(study) for study in studies if "optimization" in study)
+    before, after = text.split(START)[0], text.split(END)[1]
+    write_text(readme, f"{before}{START}\n\n{body}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["keep"]:
+        keep(Path(sys.argv[2]), sys.argv[3])
+    write(HERE.parent / "README.md")

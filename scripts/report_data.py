@@ -1,0 +1,242 @@
+"""A finished study as the report reads it: rows of results.csv, the summary, and the few questions asked of them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deltas.errors import InputError
+from deltas.files import read_json
+
+NONE = float("nan")
+CONTROLS = ("shuffled", "random_basis", "best_source", "mean_only", "zero_shot")
+STAGES = ("optimization", "transfer")
+COLUMNS = ("stage", "method", "k", "source", "target", "task", "seed", "control", "metric", "score", "relative", "normalised")
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A value with its interval; NaN where it is not known."""
+
+    value: float = NONE
+    low: float = NONE
+    high: float = NONE
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a value at all."""
+        return math.isfinite(self.value)
+
+    @property
+    def interval(self) -> bool:
+        """Whether there is an interval."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def __str__(self) -> str:
+        if not self.known:
+            return "–"
+        text = f"{self.value:.2f}" + (f" [{self.low:.2f}, {self.high:.2f}]" if self.interval else "")
+        return text.replace("-", "−").replace("−0.00", "0.00")
+
+    def against(self, other: Number) -> str:
+        """'above' or 'below' when the intervals are apart, 'same' when they overlap, 'unknown' where one is missing."""
+        if not (self.known and other.known and self.interval and other.interval):
+            return "unknown"
+        return "above" if self.low > other.high else "below" if self.high < other.low else "same"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of results.csv."""
+
+    stage: str
+    method: str
+    k: int
+    source: str
+    target: str
+    task: str
+    seed: int
+    control: str
+    metric: str
+    score: float
+    relative: float
+    normalised: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study's folder, read; every section may be missing."""
+
+    folder: Path
+    settings: str
+    rows: tuple[Row, ...]
+    summary: Mapping[str, Any]
+
+    @property
+    def types(self) -> list[str]:
+        """Delta types in the order of the results."""
+        names = [r.target for r in self.rows if r.target] + list(self.summary.get("optimization") or {})
+        return list(dict.fromkeys(names))
+
+    @property
+    def method(self) -> str:
+        """The decomposition the headline is about: the one with the most results, joint_svd on a tie."""
+        counts = Counter(r.method for r in self.rows if r.stage in STAGES and not r.control)
+        return max(counts, key=lambda m: (counts[m], m == "joint_svd"), default="the subspace")
+
+    @property
+    def k(self) -> int | None:
+        """The dimension the tables are about: the study's `main`, else where the controls were measured, else the largest."""
+        given = self.setting("main")
+        if isinstance(given, int):
+            return given
+        ks = Counter(r.k for r in self.rows if r.control == "shuffled" and r.k) or Counter(r.k for r in self.rows if r.k)
+        return max(ks, key=lambda k: (ks[k], k), default=None)
+
+    @property
+    def title(self) -> str:
+        """The study's name, else its folder's."""
+        return str(self.setting("title", "name") or self.folder.resolve().name)
+
+    @property
+    def tolerance(self) -> float:
+        """τ of the regions drawn."""
+        given = self.setting("tolerance")
+        return float(given) if isinstance(given, (int, float)) else 0.1
+
+    @property
+    def apart(self) -> list[str]:
+        """Tasks without a normalised score: the full delta is less than 0.1 above chance on dev."""
+        return list(self.summary.get("apart") or [])
+
+    @property
+    def counted(self) -> frozenset[str]:
+        """Tasks that the means are over: the unseen ones (all where nothing is grouped), without those apart."""
+        tuned = {r.task for r in self.rows if r.stage in STAGES}
+        unseen = {t for group, tasks in self.groups.items() if group.startswith("unseen") for t in tasks}
+        return frozenset((unseen or tuned) - set(self.apart))
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """{group: tasks}, in the order of the summary."""
+        tasks: dict[str, list[str]] = {}
+        for task, group in (self.summary.get("groups") or {}).items():
+            tasks.setdefault(str(group), []).append(task)
+        return tasks
+
+    def overall(self, stage: str, control: str = "") -> Number:
+        """Mean over types (or pairs of types) and tasks of a stage, or of a control of it, at k."""
+        if control:
+            entry = ((self.summary.get("controls") or {}).get(control) or {}).get(stage)
+            return number(entry) if entry else self.mean(self.select(stage, control))
+        for point in self.summary.get("curve") or []:
+            if point.get("k") == self.k and point.get(stage):
+                return number(point[stage])
+        return self.mean(self.select(stage))
+
+    def cell(self, source: str, target: str, scale: str = "normalised") -> Number:
+        """Optimization through one type (source = target), or transfer from one to another."""
+        part = self.summary.get("optimization" if source == target else "transfer") or {}
+        entry = part.get(source if source == target else f"{source}->{target}")
+        return number(entry, scale) if entry else Number()
+
+    def curve(self, stage: str) -> dict[int, Number]:
+        """{k: score} of a stage."""
+        points = {int(p["k"]): number(p.get(stage)) for p in self.summary.get("curve") or [] if "k" in p}
+        return {k: n for k, n in sorted(points.items()) if n.known}
+
+    def select(
+        self,
+        stage: str | None = None,
+        control: str = "",
+        *,
+        tasks: Container[str] | None = None,
+        where: Callable[[Row], bool] = lambda _: True,
+    ) -> list[Row]:
+        """Rows of a stage and a control at the study's k, on the counted tasks or the given ones."""
+        tasks = self.counted if tasks is None else tasks
+        k, method = self.k, self.method
+        return [
+            r
+            for r in self.rows
+            if r.control == control and (stage is None or r.stage == stage) and r.task in tasks and where(r)
+            and (not r.k or r.k == k) and (control or r.method == method)
+        ]  # fmt: skip
+
+    def setting(self, *names: str) -> Any:
+        """The first of the named settings that the study file, or the summary's copy of it, has at any depth; None where none has."""
+        try:
+            trees: list[Any] = [tomllib.loads(self.settings)]
+        except tomllib.TOMLDecodeError:
+            trees = []
+        trees.append(self.summary.get("study") or {})
+        for name in names:
+            queue = list(trees)
+            while queue:
+                tree = queue.pop(0)
+                if isinstance(tree, Mapping):
+                    if name in tree:
+                        return tree[name]
+                    queue += tree.values()
+        return None
+
+    def mean(self, rows: Iterable[Row], field: str = "normalised", draws: int = 2000) -> Number:
+        """Mean over tasks of each task's mean; 95% interval from resampling tasks, then rows inside a task (fixed key)."""
+        values: dict[str, list[float]] = {}
+        for row in rows:
+            if math.isfinite(getattr(row, field)):
+                values.setdefault(row.task, []).append(getattr(row, field))
+        if not values:
+            return Number()
+        tasks = [np.array(v) for v in values.values()]
+        centre = float(np.mean([t.mean() for t in tasks]))
+        if len(tasks) < 3:
+            return Number(centre)
+        rng = np.random.default_rng(0)
+        inner = np.stack([t[rng.integers(len(t), size=(draws, len(t)))].mean(1) for t in tasks])
+        means = np.take_along_axis(inner, rng.integers(len(tasks), size=(len(tasks), draws)), axis=0).mean(0)
+        return Number(centre, *map(float, np.quantile(means, [0.025, 0.975])))
+
+
+def number(entry: Mapping[str, Any] | None, scale: str = "normalised") -> Number:
+    """A summary entry {scale: mean, scale_interval: [low, high]} as a Number."""
+    value = (entry or {}).get(scale)
+    low, high = (entry or {}).get(f"{scale}_interval") or (None, None)
+    return Number(*(NONE if v is None else float(v) for v in (value, low, high)))
+
+
+def read_study(folder: str | Path) -> Study:
+    """Read DIR/results.csv, summary.json and study.toml; raises InputError where the first two are missing or broken."""
+    folder = Path(folder)
+    for name in ("results.csv", "summary.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"expected a finished study in {folder}, got no {name} there; run `deltaspace study` first")
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+        if missing:
+            raise InputError(f"expected columns {', '.join(COLUMNS)} in {folder / 'results.csv'}, got no {', '.join(missing)}")
+        try:
+            rows = tuple(_row(line) for line in reader)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"expected numbers in line {reader.line_num} of {folder / 'results.csv'}, got another thing ({error})"
+            ) from None
+    settings = folder / "study.toml"
+    text = settings.read_text(encoding="utf-8") if settings.is_file() else ""
+    return Study(folder=folder, settings=text, rows=rows, summary=read_json(folder / "summary.json"))
+
+
+def _row(line: Mapping[str, str]) -> Row:
+    values: dict[str, Any] = {name: line[name] for name in COLUMNS}
+    values |= {name: int(float(line[name] or 0)) for name in ("k", "seed")}
+    values |= {name: float(line[name]) if line[name] not in ("", "None") else NONE for name in ("score", "relative", "normalised")}
+    return Row(**values)

@@ -1,0 +1,343 @@
+"""The stages of a study, each resumable: train, controls, decompose, optimize, transfer, landscape."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import deltas
+import landscape
+import subspace
+from deltas.bank import Bank
+from deltas.evaluation import Exam, evaluate_each
+from deltas.files import read_json, sha256, write_json
+from deltas.functional import Attached
+from deltas.tasks import Task, chance
+from deltas.tuning import Job
+from subspace import Subspace
+from subspace.optimize import optimize_many
+from subspace.transfer import decode_and_score, zero_shot
+
+from .options import load_tasks
+from .progress import Bars
+from .study_file import Study
+
+Row = dict[str, Any]
+
+
+def row(stage: str, task: Task, score: float, *, source: str = "", target: str = "", method: str = "", k: int | str = "",
+        seed: int | str = "", control: str = "") -> Row:
+    """One line of results.csv."""
+    return {"stage": stage, "method": method, "k": k, "source": source, "target": target, "task": task.name, "seed": seed,
+            "control": control, "metric": task.metric, "score": round(score, 6)}
+
+
+@dataclass
+class Run:
+    """A study under way in its folder."""
+
+    study: Study
+    out: Path
+    bars: Bars
+    rows: list[Row] = field(default_factory=list)
+
+    # ------------------------------------------------------------ what the study names
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Task names by group: source, and the groups that are tuned inside the subspace (dev, unseen, …)."""
+        tasks = self.study.tasks
+        if tasks.folder == "gym" and not tasks.sources:
+            from deltas.tasks.gym import gym_groups
+
+            found = {str(group): list(names) for group, names in gym_groups().items()}
+            for group in tasks.groups:
+                if group not in found:
+                    raise deltas.InputError(f"expected tasks.groups of the gym ({', '.join(found)}), got {group!r}; choose among them")
+            return {group: found[group] for group in tasks.groups}
+        groups = {"source": list(tasks.sources), "dev": list(tasks.dev), "unseen": list(tasks.unseen)}
+        for group in ("source", "unseen"):
+            if not groups[group]:
+                raise deltas.InputError(f"expected tasks.{group}s in the study file, got none; name some" if group == "source" else
+                                        "expected tasks.unseen in the study file, got none; name tasks that are not sources")
+        both = sorted(set(groups["source"]) & {*groups["unseen"], *groups["dev"]})
+        if both:
+            raise deltas.InputError(f"expected unseen tasks that are no sources, got {both[0]} among both; take it out of one list")
+        return groups
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """Every task of the study by name."""
+        settings, names = self.study.tasks, [name for group in self.groups.values() for name in group]
+        options = {} if settings.folder == "gym" else {"metrics": settings.metrics, "shots": settings.shots}
+        loaded = load_tasks(settings.folder, names, **options)
+        return {t.name: dataclasses.replace(t, train=t.train[: settings.train_rows]) for t in loaded}
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is trained: tasks, backbone, and a k that the sources cannot span."""
+        solutions, settings = len(self.groups["source"]) * self.study.seeds, self.study.decomposition
+        learned = settings.methods == ("autoencoder",) and settings.autoencoder.start == "random" and "random_basis" not in settings.controls
+        if max(settings.k) > solutions - 1 and not learned:
+            raise deltas.InputError(f"expected decomposition.k of at most {solutions - 1}, one less than the {solutions} solutions of a type "
+                                    f"(sources × seeds), got {max(settings.k)}; lower k or name more sources")
+        assert self.tasks
+        assert self.backbone
+
+    def unseen(self) -> list[Task]:
+        """The tasks that are tuned inside the subspace, in the order of their groups."""
+        return [self.tasks[name] for group, names in self.groups.items() if group != "source" for name in names]
+
+    @cached_property
+    def backbone(self) -> deltas.Backbone:
+        """The study's backbone."""
+        return deltas.load_backbone(self.study.backbone.source, dtype=self.study.backbone.dtype)
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The bank of the study's folder."""
+        return Bank(self.out / "bank", create=True)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The delta types by label, in the order of the study file."""
+        return [config.label for config in self.study.delta_types()]
+
+    @cached_property
+    def attached(self) -> dict[str, Attached]:
+        """The backbone with each type at the bank's θ0: one for all stages, so that nothing compiles twice."""
+        return {label: deltas.attached_from(self.bank, self.backbone, label) for label in self.labels}
+
+    def pairs(self) -> list[tuple[str, int]]:
+        """The (task, seed) pairs that are decomposed: sources for which every type has a solution."""
+        wanted = set(self.groups["source"])
+        return [pair for pair in self.bank.pairs(self.labels) if pair[0] in wanted]
+
+    def exam(self, task: Task, split: str = "test") -> Exam:
+        """The rows that a task is scored on."""
+        return Exam.of(self.backbone, task, split, self.study.reading,
+                       self.study.tasks.test_rows if split == "test" else self.study.training.dev_rows)
+
+    def kept(self, name: str, key: Any, make: Callable[[], Any]) -> Any:
+        """The JSON value of a stage from its file, where that was made from the same `key`; otherwise made now and stored."""
+        path, mark = self.out / "stages" / f"{name}.json", sha256(json.dumps(key, default=str, sort_keys=True))
+        if path.is_file() and (stored := read_json(path)).get("key") == mark:
+            return stored["value"]
+        value = make()
+        write_json(path, {"key": mark, "value": value})
+        return value
+
+
+def train(run: Run) -> None:
+    """Stage 0: a solution for every task, type and seed. Sources come first, so that θ0 knows nothing of the unseen tasks."""
+    study, settings = run.study, run.study.training
+    sources = [run.tasks[name] for name in run.groups["source"]]
+    total = settings.steps * len(run.tasks) * study.seeds * len(run.labels)
+    with run.bars.stage("train", total) as bar:
+        for tasks in (sources, run.unseen()):
+            done = 0
+
+            def tell(what: str, now: int, _: int) -> None:
+                nonlocal done
+                bar(now - done, what)
+                done = now
+
+            deltas.train(run.backbone, tasks, study.delta_types(), seeds=study.seeds, out=run.out / "bank", training=settings,
+                         reading=study.reading, in_flight=study.in_flight, test_rows=study.tasks.test_rows, seed=study.seed,
+                         on_progress=tell)
+    for task in run.tasks.values():
+        for label in run.labels:
+            for seed in range(study.seeds):
+                if run.bank.file(label, task.name, seed).is_file():
+                    score = run.bank.scores(label, task.name, seed)["test"]
+                    run.rows.append(row("full", task, score, source=label, target=label, seed=seed, control="full"))
+
+
+def full_dev(run: Run) -> dict[str, dict[str, float]]:
+    """The dev score of every unseen task's full delta by type, mean over seeds, and chance on dev: what decides which tasks count."""
+    found: dict[str, dict[str, float]] = {}
+    for task in run.unseen():
+        found[task.name] = {"chance": chance(task, "dev")}
+        for label in run.labels:
+            scores = [run.bank.scores(label, task.name, seed)["dev"] for seed in range(run.study.seeds)
+                      if run.bank.file(label, task.name, seed).is_file()]
+            found[task.name][label] = float(np.mean(scores)) if scores else float("nan")
+    return found
+
+
+def controls(run: Run) -> None:
+    """zero_shot and chance of every unseen task, and best_source: the source solution, untuned, that is best on the task's dev rows."""
+    pairs, wanted = run.pairs(), "best_source" in run.study.decomposition.controls
+    tasks = run.unseen()
+    with run.bars.stage("controls", len(tasks) * (1 + (len(pairs) * len(run.labels) if wanted else 0))) as bar:
+        for task in tasks:
+            def alone(task: Task = task) -> float:
+                return zero_shot(next(iter(run.attached.values())), run.exam(task)).score
+
+            run.rows.append(row("control", task, run.kept(f"zero_shot.{task.name}", task.fingerprint, alone), control="zero_shot"))
+            run.rows.append(row("control", task, chance(task, "test"), control="chance"))
+            bar()
+        for label in run.labels if wanted else []:
+            for task in tasks:
+                def best(task: Task = task, label: str = label) -> dict[str, Any]:
+                    return best_source(run, task, label, pairs, lambda n: bar(n, f"best source, {label}"))
+
+                found = run.kept(f"best_source.{label}.{task.name}", [task.fingerprint, pairs], best)
+                run.rows.append(row("control", task, found["score"], source=label, target=label, control="best_source"))
+
+
+def best_source(run: Run, task: Task, label: str, pairs: Sequence[tuple[str, int]], tell: Callable[[int], None]) -> dict[str, Any]:
+    """The best single source solution of a type, chosen on dev rows, scored on test rows."""
+    attached = run.attached[label]
+    thetas = attached.theta0 + np.stack(run.bank.rows(label, pairs))
+    dev = evaluate_each(attached, thetas, [run.exam(task, "dev")] * len(pairs), in_flight=run.study.in_flight, on_progress=tell)
+    best = max(range(len(pairs)), key=lambda i: (dev[i].score, -dev[i].loss))
+    test = evaluate_each(attached, thetas[best : best + 1], [run.exam(task)])[0]
+    return {"source": list(pairs[best]), "dev": dev[best].score, "score": test.score}
+
+
+def decompose(run: Run) -> dict[tuple[str, int], Subspace]:
+    """Stage 1: every method at every k, and the controls at the k of the tables, by (method or control, k)."""
+    settings, pairs = run.study.decomposition, run.pairs()
+    if not pairs:
+        raise deltas.InputError(f"expected sources with a solution of every type ({', '.join(run.labels)}), got none in {run.bank.path}; "
+                                f"{len(run.bank.failed())} failed: change the training settings")
+    plan = [(method, k) for method in settings.methods for k in settings.k]
+    plan += [(control, settings.tables) for control in ("mean_only", "random_basis", "shuffled") if control in settings.controls]
+    spaces = {}
+    with run.bars.stage("decompose", len(plan)) as bar:
+        for method, k in plan:
+            folder = run.out / "subspace" / f"{method}-k{k}"
+            if method == "autoencoder":
+                space = learned(run, k, pairs, folder)
+            else:
+                seeded = {"seed": run.study.seed} if method in ("random_basis", "shuffled") else {}
+                space = getattr(subspace, method)(run.bank, k, labels=run.labels, pairs=pairs, **seeded)
+                space.save(folder)
+            spaces[method, k] = space
+            bar(1, method)
+    return spaces
+
+
+def learned(run: Run, k: int, pairs: Sequence[tuple[str, int]], folder: Path) -> Subspace:
+    """The autoencoder at one k: the only decomposition that needs the backbone and the tasks' text."""
+    key = [run.study.decomposition.autoencoder, [run.tasks[task].fingerprint for task, _ in pairs]]
+    if (folder / "subspace.safetensors").is_file() and run.kept(f"autoencoder-k{k}", key, lambda: None) is None:
+        return Subspace.load(folder)
+    space = subspace.autoencoder(run.bank, k, attached=run.attached, tasks=run.tasks, reading=run.study.reading, labels=run.labels,
+                                 pairs=list(pairs), settings=run.study.decomposition.autoencoder, checkpoint=folder / "state.safetensors")
+    space.save(folder)
+    run.kept(f"autoencoder-k{k}", key, lambda: None)
+    (folder / "state.safetensors").unlink(missing_ok=True)
+    return space
+
+
+def likeness(run: Run) -> dict[str, Any]:
+    """Whether the types see the same similarities between tasks, before any subspace is chosen; needs two types and four tasks."""
+    pairs = run.pairs()
+    if len(run.labels) < 2 or len({task for task, _ in pairs}) < 4:
+        return {}
+    return subspace.gram_correlation(run.bank, labels=run.labels, pairs=pairs, seed=run.study.seed)
+
+
+def tune_and_transfer(run: Run, spaces: dict[tuple[str, int], Subspace]) -> None:
+    """Stages 2 and 3 in every subspace: z tuned through each type, then decoded by all of them; mean_only is scored as it is."""
+    settings, main = run.study.optimization, run.study.decomposition.tables
+    jobs = {name: seeds(run, *name) for name in spaces}
+    steps = sum(settings.training.steps * len(j) * len(run.labels) for name, j in jobs.items() if name[0] != "mean_only")
+    with run.bars.stage("optimize", steps) as bar:
+        for (method, k), space in spaces.items():
+            for source in run.labels:
+                def make(space: Subspace = space, source: str = source, these: list[Job] = jobs[method, k], name: str = method) -> Any:
+                    return one_space(run, space, source, these, name, lambda n: bar(n, f"{name} k={space.k} {source}"))
+
+                key = [digest(space), settings, run.study.reading, [(j.task.fingerprint, j.seed) for j in jobs[method, k]],
+                       run.study.tasks.test_rows]
+                found = run.kept(f"{method}-k{k}.{source}", key, make)
+                control = "" if method in run.study.decomposition.methods else method
+                ours = run.study.decomposition.methods[0] if control else method
+                for point in found:
+                    for target, score in point["scores"].items():
+                        stage = "optimization" if target == source else "transfer"
+                        run.rows.append(row(stage, run.tasks[point["task"]], score, source=source, target=target, method=ours, k=k,
+                                            seed=point["seed"], control=control))
+    assert main in {k for _, k in spaces}
+
+
+def seeds(run: Run, method: str, k: int) -> list[Job]:
+    """The jobs in one subspace: every unseen task, with all seeds for the methods at the k of the tables, fewer elsewhere."""
+    settings = run.study.optimization
+    main = method in run.study.decomposition.methods and k == run.study.decomposition.tables
+    count = 1 if method == "mean_only" else settings.seeds if main else settings.curve_seeds
+    return [Job(task, seed) for task in run.unseen() for seed in range(count)]
+
+
+def digest(space: Subspace) -> str:
+    """A fingerprint of what a subspace decodes to."""
+    return sha256(space.codes.tobytes(), *(array.tobytes() for part in space.parts.values() for array in (part.offset, part.basis)))
+
+
+def one_space(run: Run, space: Subspace, source: str, jobs: list[Job], method: str, tell: Callable[[int], None]) -> list[dict[str, Any]]:
+    """Points found through one type, with their scores by every type."""
+    settings = run.study.optimization
+    if method == "mean_only":
+        points = [{"task": j.task.name, "seed": j.seed, "z": [0.0] * space.k, "scores": {}} for j in jobs]
+        targets = [source]  # nothing was tuned, so every type's own score says all
+    else:
+        found = optimize_many(space, run.attached[source], jobs, training=settings.training, reading=run.study.reading, std=settings.std,
+                              in_flight=run.study.in_flight, test_rows=run.study.tasks.test_rows, on_progress=tell)
+        points = [{"task": f.task, "seed": f.seed, "z": f.z.tolist(), "dev": f.dev, "step": f.step, "failed": f.failed,
+                   "scores": {source: f.score}} for f in found]
+        targets = [label for label in run.labels if label != source]
+    exams = {task.name: run.exam(task) for task in run.unseen()}
+    for target in targets:
+        codes = np.asarray([p["z"] for p in points], np.float32)
+        for point, score in zip(points, decode_and_score(space, run.attached[target], codes, [exams[p["task"]] for p in points],
+                                                         run.study.in_flight), strict=True):
+            point["scores"][target] = score.score
+    return points
+
+
+def planes(run: Run, space: Subspace) -> dict[str, Any]:
+    """The landscapes: a plane of z for each named task, with the points found for it marked; its region's area."""
+    settings = run.study.landscape
+    if settings is None:
+        return {}
+    names = settings.tasks or tuple(members[0] for group, members in run.groups.items() if group.startswith("unseen") and members)
+    regions: dict[str, Any] = {}
+    with run.bars.stage("landscape", settings.resolution**2 * len(run.labels) * len(names)) as bar:
+        for name in names:
+            if name not in run.tasks:
+                raise deltas.InputError(f"expected landscape.tasks among the study's tasks, got {name!r}; name one of {', '.join(run.tasks)}")
+            seen = dict.fromkeys(run.labels, 0)
+
+            def tell(label: str, done: int, total: int, seen: dict[str, int] = seen, name: str = name) -> None:
+                bar(done - seen[label], f"{name} {label}")
+                seen[label] = done
+
+            points = points_of(run, name)
+            spanned: list[Any] = [tuple(s) if isinstance(s, list) else s for s in settings.spanned_by]
+            if spanned == ["found"]:
+                spanned = list({**points, "z = 0": np.zeros(space.k)}.items())[:3] if len(points) > 1 else [0, 1]
+                points = {} if len(points) > 1 else points  # they are the plane's corners
+            surface = landscape.plane(
+                space, run.backbone, run.tasks[name], spanned_by=spanned, extent=settings.extent, resolution=settings.resolution,
+                rows=settings.rows, reading=run.study.reading, found=points, cache=run.out / "stages" / "planes", on_progress=tell)
+            surface.save(run.out / "landscape" / f"{name}.safetensors")
+            regions[name] = landscape.region(surface, tolerance=settings.tolerance).summary()
+    return regions
+
+
+def points_of(run: Run, task: str) -> dict[str, Any]:
+    """The points found for a task in the study's own subspace, one a type: seed 0."""
+    settings = run.study.decomposition
+    found = {}
+    for label in run.labels:
+        path = run.out / "stages" / f"{settings.methods[0]}-k{settings.tables}.{label}.json"
+        for point in read_json(path)["value"] if path.is_file() else []:
+            if point["task"] == task and point["seed"] == 0:
+                found[f"found through {label}"] = np.asarray(point["z"])
+    return found

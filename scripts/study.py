@@ -1,0 +1,115 @@
+"""`deltaspace study`: everything from solutions to a report, from one file."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from .study_file import Study
+
+COLUMNS = ("stage", "method", "k", "source", "target", "task", "seed", "control", "metric", "score", "relative", "normalised")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCommand:
+    """Run the study in a TOML file: train, decompose, optimize, transfer, landscapes, report. Run again, it goes on where it stopped."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """The study file."""
+    out: Path
+    """The study's folder: study.toml, bank/, subspace/, results.csv, summary.json, report.html, figures/."""
+    cpu_devices: int | None = None
+    """Split the processor into this many devices, to run as many solutions side by side."""
+
+    def run(self) -> None:
+        """Read the file, run the study, print where the report is."""
+        run_study(self.file.read_text(encoding="utf-8") if self.file.is_file() else _missing(self.file), self.out, self.cpu_devices)
+
+
+def _missing(path: Path) -> str:
+    from deltas.errors import InputError
+
+    raise InputError(f"expected a study file at {path}, got nothing there; check the path")
+
+
+def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str, Any]:
+    """Run the study that the TOML `text` describes in the folder `out`; returns what `summary.json` says."""
+    from .options import use_devices
+
+    use_devices(cpu_devices)
+    from deltas.bank import versions
+    from deltas.files import write_json, write_text
+    from subspace import scores
+
+    from . import stages
+    from .progress import Bars
+    from .report import write_report
+    from .report_figures import draw_figures
+    from .study_file import parse_study
+
+    study = parse_study(text)
+    _same_solutions(study, out)
+    run = stages.Run(study, out, Bars())
+    run.check()  # every refusal comes before any work
+    write_text(out / "study.toml", text)
+    stages.train(run)
+    spaces = stages.decompose(run)
+    stages.controls(run)
+    stages.tune_and_transfer(run, spaces)
+    method, k = study.decomposition.methods[0], study.decomposition.tables
+    regions = stages.planes(run, spaces[method, k])
+    with run.bars.stage("report", 1):
+        rows, summary = scores.summarise(run.rows, dev=stages.full_dev(run), k=k, method=method, groups=_groups(run), seed=study.seed)
+        write_text(out / "results.csv", _csv(rows))
+        summary |= {"study": {"name": study.name, "k": k, "method": method}, "seconds": run.bars.seconds, "versions": versions(),
+                    "regions": regions, "failed": run.bank.failed(), "spaces": {f"{m}-k{n}": s.describe() for (m, n), s in spaces.items()},
+                    "sources": len(run.pairs()),
+                    "gram_correlation": stages.likeness(run)}
+        write_json(out / "summary.json", summary)
+        draw_figures(out, space=spaces[method, k], categories={t.name: t.category for t in run.tasks.values() if t.category})
+        page = write_report(out)
+    write_json(out / "summary.json", summary | {"seconds": run.bars.seconds})
+    print(_closing(summary, page))
+    return summary
+
+
+def _groups(run: Any) -> dict[str, str]:
+    return {name: group for group, names in run.groups.items() if group != "source" for name in names}
+
+
+def _same_solutions(study: "Study", out: Path) -> None:
+    """Refuse a folder whose solutions were made with other settings: they would be mixed without a word."""
+    from deltas.errors import InputError
+
+    from .study_file import read_study
+
+    if not (out / "study.toml").is_file() or not (out / "bank").is_dir():
+        return
+    before = read_study(out / "study.toml")
+    for name in ("backbone", "training", "reading", "seed"):
+        if getattr(before, name) != getattr(study, name):
+            raise InputError(f"expected the [{name}] settings that {out} was begun with, got others; give the study a new --out, or "
+                             "delete that folder")
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if line.get(name) is None else line[name] for name in COLUMNS} for line in rows)
+    return text.getvalue()
+
+
+def _closing(summary: dict[str, Any], page: Path) -> str:
+    """The result in a few lines for the terminal."""
+    lines = []
+    for stage in ("optimization", "transfer"):
+        for what, entry in summary[stage].items():
+            value, interval = entry.get("normalised"), entry.get("normalised_interval")
+            if value is not None and interval:
+                lines.append(f"  {stage:<13} {what:<18} {value:6.2f}  [{interval[0]:.2f}, {interval[1]:.2f}]")
+    return "\n".join(["normalised scores on unseen tasks (0 chance, 1 the full delta), with 95% intervals:", *lines, f"report: {page}"])

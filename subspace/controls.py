@@ -1,0 +1,89 @@
+"""Controls: subspaces that lack one thing each, under the same contract.
+
+mean_only     no directions: every z decodes to the mean solution. A subspace whose scores are no better found nothing but the mean.
+random_basis  directions that know nothing of the solutions: any k dimensions of that scale.
+shuffled      real directions of every type, paired wrongly between types: tuning through one type still works, transfer must not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Int
+
+from deltas.bank import Bank
+from deltas.errors import InputError
+from deltas.files import sha256
+from subspace.base import Pair, Subspace, chosen
+from subspace.gram import unexplained
+from subspace.joint_svd import from_rows, joint_svd, within_reach
+
+
+def mean_only(bank: Bank, k: int = 1, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None) -> Subspace:
+    """decode(z) = θ0 + μ for every z: the basis is zero. k only sets how long the z it ignores is."""
+    space = joint_svd(bank, k, labels=labels, pairs=pairs)
+    parts = {label: replace(part, basis=np.zeros_like(part.basis)) for label, part in space.parts.items()}
+    return replace(space, method="mean_only", codes=np.zeros_like(space.codes), parts=parts, energy=dict.fromkeys(parts, 0.0),
+                   spectrum=np.zeros(0), null=np.zeros(0))
+
+
+def random_basis(
+    bank: Bank, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0
+) -> Subspace:
+    """Gaussian directions, drawn for each type on its own, around the same mean.
+
+    Every entry of U_t is N(0, ‖U_t‖²_F / kD) with the norm of joint_svd's U_t, so that a step in z moves θ as far as it does there.
+    The draw depends on the seed and the label alone. A source's code is the mean over types of its least-squares codes: tiny, since k
+    random directions hold about k/D of a solution.
+    """
+    space, parts = joint_svd(bank, k, labels=labels, pairs=pairs), {}
+    for label, part in space.parts.items():
+        rng = np.random.default_rng([seed, 4, int(sha256(label), 16)])
+        basis = rng.standard_normal(part.basis.shape, np.float32)
+        parts[label] = replace(part, basis=basis * (np.linalg.norm(part.basis) / np.linalg.norm(basis)))
+    space = replace(space, method="random_basis", parts=parts, spectrum=np.zeros(0), null=np.zeros(0), settings={"seed": seed})
+    rows = {label: bank.rows(label, space.pairs) for label in parts}
+    codes = np.mean([[space.encode(label, part.theta0 + x) for x in rows[label]] for label, part in sorted(parts.items())], axis=0)
+    left = {label: unexplained(rows[label], part.mean, codes, part.basis) for label, part in parts.items()}
+    return replace(space, codes=codes.astype(np.float32), energy={label: 1 - rest / total for label, (rest, total) in left.items()})
+
+
+def shuffled(bank: Bank, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0) -> Subspace:
+    """joint_svd of types whose rows are paired with other tasks' rows.
+
+    The first type (by label) keeps its order and gives `pairs` their meaning; every other one is deranged: none of its rows stands beside
+    the same task, whatever the seed of the solution. Where there are tasks enough, no two of the other types agree either. A single
+    type has no pairing to break, and is decomposed as it is.
+
+    Raises:
+        InputError: one task has more than half of the solutions, so that there is no such derangement.
+    """
+    labels, pairs = chosen(bank, labels, pairs)
+    within_reach(k, len(pairs))
+    orders = derangements(pairs, len(labels), seed)
+    turn = dict(zip(sorted(labels), orders, strict=True))
+    rows = {label: bank.rows(label, [pairs[i] for i in turn[label]]) for label in labels}
+    return from_rows(bank, k, rows, pairs, "shuffled", {"seed": seed}, seed)
+
+
+def derangements(pairs: Sequence[Pair], types: int, seed: int) -> list[Int[np.ndarray, " N"]]:
+    """For each type the row that stands at every place: the identity first, then orders in which no place keeps its task.
+
+    Tasks are laid on a ring in random order, their rows side by side, and type t is turned by t·N/types places: two types that are turned
+    against each other by at least the rows of the largest task never share a task at any place.
+    """
+    n, rng = len(pairs), np.random.default_rng([seed, 5])
+    tasks = sorted({task for task, _ in pairs})
+    largest = max(sum(task == other for other, _ in pairs) for task in tasks)
+    if types > 1 and 2 * largest > n:
+        raise InputError(f"expected solutions to shuffle of which no task has more than half, got {largest} of one task among {n}; "
+                         "train more tasks")
+    place = {task: int(p) for task, p in zip(tasks, rng.permutation(len(tasks)), strict=True)}
+    ring = np.array(sorted(range(n), key=lambda i: (place[pairs[i][0]], pairs[i])))
+    found = []
+    for t in range(types):
+        turn = t * n // types if n // types >= largest else min(t, 1) * largest
+        order = np.empty(n, np.int64)
+        order[ring] = np.roll(ring, -turn)
+        found.append(order)
+    return found

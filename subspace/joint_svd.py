@@ -1,0 +1,169 @@
+"""joint_svd: the closed form. One singular value decomposition of all types' solutions side by side.
+
+    X = [X_A/f_A | X_L/f_L | …],   X_t [N, D_t] the solutions of type t less their mean, f_t = ‖X_t‖_F
+    X = P Σ Vᵀ,   z_n = √N P_n[:k]   (mean 0, variance 1 over the sources)
+    U_t = argmin_U Σ_n ‖x_n − μ_t − z_n U‖² = zᵀ X_t / N
+
+Only the N×N Gram matrices are decomposed: P comes from the eigenvectors of Σ_t K_t / f_t², and U_t is kept as its k×N coefficients until
+it is written out. The sign of each direction is fixed by its largest entry of P.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from deltas.bank import Bank
+from deltas.errors import InputError
+from subspace.base import Pair, Subspace, chosen, part_of
+from subspace.gram import centred, combine, gram
+
+Rows = Mapping[str, Sequence[np.ndarray]]
+"""By label, N rows float32 [D_t]: row n of every label belongs to the same source."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """Codes z [N, k], all singular values of X, and the share of each type's variance that z explains."""
+
+    codes: Float64[np.ndarray, "N k"]
+    spectrum: Float64[np.ndarray, " N-1"]
+    energy: Mapping[str, float]
+
+    @property
+    def coefficients(self) -> Float64[np.ndarray, "k+1 N"]:
+        """The dual form of mean and basis: [μ_t; U_t] = coefficients · X_t, the same for every type."""
+        n = len(self.codes)
+        return np.concatenate([np.full((1, n), 1 / n), self.codes.T / n])
+
+
+def decompose(grams: Mapping[str, Float64[np.ndarray, "N N"]], k: int) -> Decomposition:
+    """The joint singular value decomposition from each type's (uncentred) Gram matrix.
+
+    Raises:
+        InputError: k below 1 or above N − 1, the most that N centred rows span; or solutions that do not span k dimensions.
+    """
+    n = len(next(iter(grams.values())))
+    within_reach(k, n)
+    scaled = {}
+    for label, raw in grams.items():
+        inner = centred(raw)
+        if np.trace(inner) <= 1e-12 * np.trace(raw):
+            raise InputError(f"expected solutions of {label} that differ from each other, got {n} equal ones; train more tasks")
+        scaled[label] = inner / np.trace(inner)
+    values, vectors = np.linalg.eigh(sum(scaled[label] for label in sorted(scaled)))  # sorted: the order of types changes nothing
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    if values[k - 1] <= 1e-12 * values[0]:
+        rank = int(np.sum(values > 1e-12 * values[0]))
+        raise InputError(f"expected k of at most {rank}, the dimensions that the {n} solutions span, got {k}; lower k or train more tasks")
+    p = vectors[:, :k]
+    p = p * np.sign(p[np.argmax(np.abs(p), axis=0), np.arange(k)])
+    p = p - p.mean(axis=0)  # zero but for rounding, which U would multiply by the mean solution
+    energy = {label: float(np.einsum("nk,nm,mk->", p, inner, p)) for label, inner in scaled.items()}
+    return Decomposition(np.sqrt(n) * p, np.sqrt(values[: n - 1]), energy)
+
+
+def within_reach(k: int, n: int) -> None:
+    """Refuse a k that n solutions cannot span."""
+    if not 1 <= k <= n - 1:
+        raise InputError(f"expected k between 1 and {n - 1}, one less than the {n} solutions to decompose, got {k}; "
+                         "lower k or train more tasks")
+
+
+def joint_svd(bank: Bank, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0) -> Subspace:
+    """The shared subspace of a bank's solutions in closed form.
+
+    Args:
+        k: its dimension, at most the number of solutions a type minus one.
+        labels: the delta types, one or more; None is all of the bank.
+        pairs: the (task, seed) of the source solutions; None is all that every type has.
+        seed: of the Gaussian null spectrum.
+
+    Raises:
+        InputError: k out of range, or labels or pairs that the bank does not have.
+
+    Example:
+        space = subspace.joint_svd(bank, k=16)
+
+    Source: the linear case of Yi et al. 2022, section 3, solved exactly instead of by gradient descent.
+    """
+    labels, pairs = chosen(bank, labels, pairs)
+    within_reach(k, len(pairs))
+    return from_rows(bank, k, {label: bank.rows(label, pairs) for label in labels}, pairs, "joint_svd", {}, seed)
+
+
+def from_rows(bank: Bank, k: int, rows: Rows, pairs: Sequence[Pair], method: str, settings: Mapping[str, Any], seed: int) -> Subspace:
+    """The joint decomposition of rows that are paired as given."""
+    found = decompose({label: gram(x) for label, x in rows.items()}, k)
+    parts = {}
+    for label, x in rows.items():
+        both = combine(found.coefficients, x)
+        parts[label] = part_of(bank, label, both[0], both[1:])
+    return Subspace(
+        method=method, backbone=bank.fingerprint, pairs=tuple(pairs), codes=found.codes.astype(np.float32), parts=parts,
+        spectrum=found.spectrum, null=null_spectrum(len(pairs), [len(x[0]) for x in rows.values()], seed=seed), energy=found.energy,
+        settings=settings)
+
+
+def null_spectrum(n: int, sizes: Sequence[int], *, draws: int = 20, seed: int = 0) -> Float64[np.ndarray, " N-1"]:
+    """The mean spectrum of Gaussian noise with n rows and blocks of the given sizes, centred and scaled as `decompose` does.
+
+    No noise of size D is formed: the Gram matrix of an n×D Gaussian block is a Wishart matrix, drawn by Bartlett's factor (lower
+    triangular, √χ²(D − i) on the diagonal, standard normal below it).
+    """
+    rng, spectra = np.random.default_rng([seed, 2]), []
+    for _ in range(draws):
+        total = np.zeros((n, n))
+        for size in sorted(sizes):
+            if size < n:
+                factor = rng.standard_normal((n, size))
+            else:
+                factor = np.tril(rng.standard_normal((n, n)), -1)
+                factor[np.diag_indices(n)] = np.sqrt(rng.chisquare(size - np.arange(n)))
+            inner = centred(factor @ factor.T)
+            total += inner / np.trace(inner)
+        spectra.append(np.sqrt(np.maximum(np.linalg.eigvalsh(total)[::-1], 0.0))[: n - 1])
+    return np.mean(spectra, axis=0)
+
+
+def gram_correlation(
+    bank: Bank, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, permutations: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Do two types see the same similarities between tasks? By pair of types, before any subspace is chosen.
+
+    The Pearson correlation of two types' centred Gram matrices over tasks (seeds of a task averaged first), off the diagonal only:
+    the diagonal alone would make any two types look alike. Beside it the 95% range when the tasks of one are permuted.
+
+    Returns:
+        {"adapter|lora": {"correlation": r, "null_mean": m, "null_interval": [low, high], "p": share of permutations that reach r}}.
+
+    Raises:
+        InputError: fewer than 4 tasks.
+    """
+    labels, pairs = chosen(bank, labels, pairs)
+    tasks = sorted({task for task, _ in pairs})
+    if len(tasks) < 4:
+        raise InputError(f"expected solutions of at least 4 tasks to correlate, got {len(tasks)}; train more tasks")
+    average = np.array([[float(task == other) for other, _ in pairs] for task in tasks])
+    average /= average.sum(axis=1, keepdims=True)
+    inner = {label: centred(average @ gram(bank.rows(label, pairs)) @ average.T) for label in labels}
+    rng, above = np.random.default_rng([seed, 3]), np.triu_indices(len(tasks), 1)
+    orders = [rng.permutation(len(tasks)) for _ in range(permutations)]
+    return {f"{a}|{b}": _against_permuted(inner[a], inner[b], above, orders) for a, b in combinations(labels, 2)}
+
+
+def _against_permuted(
+    a: np.ndarray, b: np.ndarray, above: tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]], orders: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    def correlation(order: np.ndarray | slice) -> float:
+        permuted = b[order][:, order]
+        return float(np.corrcoef(a[above], permuted[above])[0, 1])
+
+    found, null = correlation(slice(None)), np.array([correlation(order) for order in orders])
+    return {
+        "correlation": found, "null_mean": float(null.mean()), "null_interval": np.quantile(null, [0.025, 0.975]).tolist(),
+        "p": float((1 + np.sum(null >= found)) / (1 + len(null))),
+    }  # fmt: skip

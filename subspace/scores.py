@@ -1,0 +1,163 @@
+"""Scores beside what they mean: relative to the full delta, normalised by chance, with bootstrap intervals over tasks and seeds.
+
+    relative   = score / full              normalised = (score − chance) / (full − chance)
+
+`full` is the score of the TARGET type tuned alone on the same task (mean over its seeds), `chance` that of always giving the training
+split's most frequent answer. Where full − chance < 0.1 on dev rows for some type, a normalised score divides by about nothing: the
+task is listed apart and is in no mean. That is decided by dev rows, before any subspace is fitted.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+"""A line of results.csv: stage, method, k, source, target, task, seed, control, metric, score[, relative, normalised]."""
+
+LEAST = 0.1
+"""full − chance on dev below which a task is listed apart."""
+DRAWS = 2000
+SCALES = ("relative", "normalised")
+STAGES = ("optimization", "transfer")
+
+
+def relative(score: float, full: float) -> float | None:
+    """score / full; None where the full delta scores nothing."""
+    return score / full if full > 0 else None
+
+
+def normalised(score: float, full: float, chance: float) -> float | None:
+    """(score − chance) / (full − chance); None where the full delta is no better than chance."""
+    return (score - chance) / (full - chance) if full - chance > 1e-9 else None
+
+
+def apart(dev: Mapping[str, Mapping[str, float]], least: float = LEAST) -> list[str]:
+    """The tasks whose full delta is less than `least` above chance on dev, for some type.
+
+    Args:
+        dev: task → {"chance": its score, label: the full delta's score, …}, all on dev rows.
+    """
+    return sorted(task for task, scores in dev.items()
+                  if not all(score - scores["chance"] >= least for label, score in scores.items() if label != "chance"))
+
+
+def interval(values: Mapping[str, Sequence[float]], *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> list[float] | None:
+    """[low, high] of the mean over tasks of each task's mean, by a cluster bootstrap.
+
+    Tasks are drawn with replacement, and within each drawn task its values (one a seed) with replacement.
+
+    Args:
+        values: task → one value a seed; tasks may differ in how many they have.
+
+    Returns:
+        None where there are fewer than two values in all.
+    """
+    clusters = [np.asarray(values[task], np.float64) for task in sorted(values) if len(values[task])]
+    if sum(map(len, clusters)) < 2:
+        return None
+    rng, counts = np.random.default_rng(seed), np.array([len(c) for c in clusters])
+    table = np.array([np.pad(c, (0, counts.max() - len(c))) for c in clusters])
+    drawn = rng.integers(len(clusters), size=(draws, len(clusters)))
+    inner = (rng.random((draws, len(clusters), counts.max())) * counts[drawn][..., None]).astype(np.int64)
+    used = np.arange(counts.max()) < counts[drawn][..., None]
+    means = (table[drawn[..., None], inner] * used).sum(-1) / counts[drawn]
+    return np.quantile(means.mean(axis=1), [(1 - level) / 2, (1 + level) / 2]).tolist()
+
+
+def entry(rows: Iterable[Row], seed: int = 0) -> dict[str, Any]:
+    """{relative, normalised: mean over tasks, then seeds; …_interval} of rows that have these scales.
+
+    Several rows of one task and seed (types, or pairs of types) are averaged first: they are no independent evidence.
+    """
+    rows, found = list(rows), {}
+    for scale in SCALES:
+        cells: dict[str, dict[Any, list[float]]] = {}
+        for row in rows:
+            if row[scale] is not None:
+                cells.setdefault(row["task"], {}).setdefault(row["seed"], []).append(row[scale])
+        values = {task: [float(np.mean(v)) for _, v in sorted(seeds.items(), key=str)] for task, seeds in cells.items()}
+        found[scale] = float(np.mean([np.mean(v) for v in values.values()])) if values else None
+        found[f"{scale}_interval"] = interval(values, seed=seed)
+    return found
+
+
+def scaled(rows: Iterable[Row], *, undefined: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The rows with `relative` and `normalised`, from the rows `full` (by target type) and `chance` among them.
+
+    A row without a target type (zero_shot, chance) is set against the mean of all types' full scores. None where there is no full
+    score; `normalised` is None for the tasks in `undefined` too.
+    """
+    rows, undefined = [dict(row) for row in rows], set(undefined)
+    full: dict[tuple[str, str], list[float]] = {}
+    chance = {row["task"]: row["score"] for row in rows if row["control"] == "chance"}
+    for row in rows:
+        if row["control"] == "full":
+            full.setdefault((row["task"], row["target"]), []).append(row["score"])
+    means = {key: float(np.mean(scores)) for key, scores in full.items()}
+    for row in rows:
+        task, target = row["task"], row["target"]
+        own = [mean for (name, label), mean in means.items() if name == task and (label == target or not target)]
+        row["relative"] = relative(row["score"], float(np.mean(own))) if own else None
+        known = own and task in chance and task not in undefined
+        row["normalised"] = normalised(row["score"], float(np.mean(own)), chance[task]) if known else None
+    return rows
+
+
+def summarise(
+    rows: Iterable[Row], *, dev: Mapping[str, Mapping[str, float]], k: int, method: str, groups: Mapping[str, str], seed: int = 0
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows with their scales, and the sections of summary.json made of them.
+
+    Means are over the tasks whose group begins with "unseen" (over all in `groups` where none does), less those listed apart.
+
+    Args:
+        rows: of results.csv, without scales.
+        dev: the full deltas' and chance's dev scores by task, see `apart`.
+        k, method: of the tables; the curve has every k of that method.
+        groups: task → group.
+        seed: of the bootstrap.
+
+    Returns:
+        rows, {"optimization": {type: entry}, "transfer": {"lora->adapter": entry}, "controls": {name: {stage: entry}},
+        "curve": [{"k", "optimization", "transfer"}], "groups", "apart"}, where an entry is that of `entry`.
+    """
+    outside = apart(dev)
+    rows = scaled(rows, undefined=outside)
+    unseen = {task for task, group in groups.items() if group.startswith("unseen")} or set(groups)
+    counted = [row for row in rows if row["task"] in unseen - set(outside)]
+
+    def of(where: Callable[[Row], bool]) -> list[Row]:
+        return [row for row in counted if where(row)]
+
+    ours = of(lambda r: r["method"] == method and not r["control"] and r["stage"] in STAGES)
+    tables = [row for row in ours if row["k"] == k]
+    summary: dict[str, Any] = {}
+    for stage, name in (("optimization", "{target}"), ("transfer", "{source}->{target}")):
+        cells: dict[str, list[Row]] = {}
+        for row in tables:
+            if row["stage"] == stage:
+                cells.setdefault(name.format(**row), []).append(row)
+        summary[stage] = {cell: entry(members, seed) for cell, members in cells.items()}
+    names = dict.fromkeys(row["control"] for row in counted if row["control"])
+    summary["controls"] = {name: _control(of(lambda r, name=name: r["control"] == name and r["k"] in (k, "", None)), name, seed)
+                           for name in names}
+    points = sorted({row["k"] for row in ours})
+    summary["curve"] = [{"k": point} | _stages([row for row in ours if row["k"] == point], seed) for point in points]
+    return rows, {**summary, "groups": dict(groups), "apart": outside}
+
+
+def _stages(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    found = {stage: [row for row in rows if row["stage"] == stage] for stage in STAGES}
+    return {stage: entry(members, seed) for stage, members in found.items() if members}
+
+
+def _control(rows: Sequence[Row], name: str, seed: int) -> dict[str, Any]:
+    """A control by stage. Where nothing was tuned there is one score a target type, which both stages are to be compared with; the best
+    source solution stands for optimization alone, since it is chosen by the target type's own dev rows."""
+    found = _stages(rows, seed)
+    if not found:
+        found = {"optimization": entry(rows, seed)}
+    if "transfer" not in found and name in ("mean_only", "zero_shot", "chance", "full"):
+        found["transfer"] = found["optimization"]
+    return found
