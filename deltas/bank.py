@@ -64,13 +64,12 @@ class Solution:
         return self.theta0 + self.vector
 
     def header(self) -> dict[str, str]:
-        """What the file's header says."""
-        values = {
+        """What the file's header says; its checksum is over the vector and all the rest of the header."""
+        header = _json({
             "format": "deltaspace.solution.1", "task": self.task, "seed": self.seed, "type": self.config.to_json(),
             "layout": self.layout.to_json(), "backbone": self.backbone, "theta0": self.theta0_fingerprint, "scores": dict(self.scores),
-            "provenance": dict(self.provenance), "checksum": sha256(self.vector.tobytes()),
-        }
-        return {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
+            "provenance": dict(self.provenance)})
+        return header | _json({"checksum": _checksum(header, self.vector)})
 
 
 class Bank:
@@ -141,7 +140,7 @@ class Bank:
                 vector=vector, theta0=start.theta0, backbone=header["backbone"], theta0_fingerprint=header["theta0"],
                 scores=header["scores"], provenance=header["provenance"])
             start.check(solution, f"in the bank {self.path}", str(path))
-            if sha256(vector.tobytes()) != header["checksum"]:
+            if _checksum(_json({k: v for k, v in header.items() if k != "checksum"}), vector) != header["checksum"]:
                 raise InputError(f"expected {path} as it was written, got other contents (its checksum differs); train it again")
         return solution
 
@@ -203,9 +202,8 @@ class _Start:
                 raise InputError(f"expected solutions of {of} {ours} {where}, got {what} of {of} {theirs}; move it to a bank of its own")
 
     def header(self) -> dict[str, str]:
-        values = {"format": "deltaspace.theta0.1", "type": self.config.to_json(), "layout": self.layout.to_json(),
-                  "backbone": self.backbone, "fingerprint": self.fingerprint}
-        return {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
+        return _json({"format": "deltaspace.theta0.1", "type": self.config.to_json(), "layout": self.layout.to_json(),
+                      "backbone": self.backbone, "fingerprint": self.fingerprint})
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -215,6 +213,14 @@ class _Start:
             if sha256(theta0.tobytes(), str(layout.to_json())) != header["fingerprint"]:
                 raise InputError(f"expected {path} as it was written, got other contents (its fingerprint differs); restore it")
             return cls(delta_type(header["type"]), layout, np.array(theta0), header["backbone"], header["fingerprint"])
+
+
+def _json(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
+
+
+def _checksum(header: Mapping[str, str], vector: np.ndarray) -> str:
+    return sha256(*(f"{name}={text}\n" for name, text in sorted(header.items())), vector.tobytes())
 
 
 @contextlib.contextmanager

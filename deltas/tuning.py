@@ -85,7 +85,7 @@ class Job:
     @property
     def key(self) -> int:
         """A number below 2^28 from task and seed: equal in every process."""
-        return int(sha256(self.task.name, str(self.seed))[:7], 16)
+        return int(sha256(f"{self.task.name} {self.seed}")[:7], 16)
 
 
 @dataclass

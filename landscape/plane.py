@@ -206,7 +206,7 @@ def _marks(
 def _axes(extent: float | Sequence[float] | None, marks: Sequence[Mark], resolution: int) -> tuple[np.ndarray, np.ndarray]:
     if extent is None:  # a square around the marks: cells of z stay square, areas and slopes can be compared by eye
         low, high = (np.array([f(m.x for m in marks), f(m.y for m in marks)]) for f in (min, max))
-        half = 0.6 * float((high - low).max()) or 3.0  # whitened codes: three standard deviations
+        half = max(0.6 * float((high - low).max()), 2.0)  # codes are whitened: two standard deviations of the sources at the least
         centre = (low + high) / 2
         box = (centre[0] - half, centre[0] + half, centre[1] - half, centre[1] + half)
     else:

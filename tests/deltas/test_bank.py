@@ -201,6 +201,14 @@ def test_an_altered_byte_of_the_header_never_gives_other_numbers(stored, attache
         np.testing.assert_array_equal(bank.load("lora", "task", 0).vector, solution_of(attached["lora"]).vector)
 
 
+def test_scores_edited_by_hand_are_refused(stored, refused):
+    bank, path, whole = stored
+    path.write_bytes(whole.replace(b'dev\\": 0.3', b'dev\\": 0.9', 1))
+    assert path.read_bytes() != whole
+    with refused(path.name, "checksum"):
+        bank.load("lora", "task", 0)
+
+
 @pytest.mark.parametrize("header", ["[]", "{}", '{"__metadata__": 3}', '{"__metadata__": {"task": "{"}}', '{"__metadata__": {}}',
                                     '{"__metadata__": {}, "vector": {}}', '{"__metadata__": {}, "vector": {"data_offsets": 1}}'])
 def test_a_header_that_is_not_ours_is_refused(stored, refused, header):

@@ -1,6 +1,7 @@
 """Planes of z: geometry, the grid against single evaluations, holes, resuming, files, bad input."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_plane_resumes_from_its_cache_and_forgets_it_when_anything_changes(tmp_p
 
     monkeypatch.setattr("deltas.evaluation.Exam.of", lambda *arguments: None)
     monkeypatch.setattr("deltas.evaluation.evaluate_each", evaluate_each)
-    monkeypatch.setattr("subspace.optimize.attach_to", lambda space, backbone, label: label)
+    monkeypatch.setattr(importlib.import_module("subspace.optimize"), "attach_to", lambda space, backbone, label: label)
     backbone, task = Named(fingerprint="b"), Named(name="copy", metric="exact_match", fingerprint="t")
     seen = []
     first = landscape.plane(space, backbone, task, resolution=3, cache=tmp_path, on_progress=lambda *progress: seen.append(progress))  # type: ignore[arg-type]
