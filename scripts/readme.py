@@ -49,6 +49,10 @@ def table(summary: dict[str, Any]) -> str:
     pairs = ", ".join(f"{pair.replace('->', ' → ')} {number(entry)}" for pair, entry in summary["transfer"].items())
     curve = ", ".join(f"{p['k']}: {number(p.get('optimization'))} / {number(p.get('transfer'))}" for p in main)
     lines += ["", f"By pair (normalised): {pairs}.", "", f"By k, optimization / transfer: {curve}."]
+    groups = {name: entry for name, entry in summary.get("by_group", {}).items() if "optimization" in entry}
+    if len(groups) > 1:
+        told = ", ".join(f"{name} {number(e['optimization'])} / {number(e.get('transfer'))}" for name, e in groups.items())
+        lines += ["", f"By group of unseen tasks, optimization / transfer: {told}."]
     if summary.get("gram_correlation"):
         likeness = ", ".join(f"{pair.replace('|', ' and ')} {v['correlation']:.2f} (permuted tasks: {v['null_interval'][0]:.2f} to "
                              f"{v['null_interval'][1]:.2f})" for pair, v in summary["gram_correlation"].items())

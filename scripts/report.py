@@ -22,11 +22,12 @@ CONTROL_NAMES = {
     "mean_only": "mean only", "zero_shot": "zero-shot",
 }  # fmt: skip
 PAPER = """@inproceedings{yi2022different,
-  title     = {Different Tunes Played with Equal Skill: Exploring a Unified Optimization Subspace for Delta Tuning},
+  title     = {Different Tunes Played with Equal Skill: Exploring a Unified Optimization Subspace for Parameter-Efficient Tuning},
   author    = {Yi, Jing and Chen, Weize and Qin, Yujia and Lin, Yankai and Ding, Ning and Han, Xu and Liu, Zhiyuan and Sun, Maosong
                and Zhou, Jie},
   booktitle = {Findings of the Association for Computational Linguistics: EMNLP 2022},
   year      = {2022},
+  pages     = {3348--3366},
   note      = {arXiv:2210.13311}
 }"""
 

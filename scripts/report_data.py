@@ -11,10 +11,9 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deltas.errors import InputError
 from deltas.files import read_json
+from subspace import scores
 
 NONE = float("nan")
 CONTROLS = ("shuffled", "random_basis", "best_source", "mean_only", "zero_shot")
@@ -188,22 +187,13 @@ class Study:
                     queue += tree.values()
         return None
 
-    def mean(self, rows: Iterable[Row], field: str = "normalised", draws: int = 2000) -> Number:
-        """Mean over tasks of each task's mean; 95% interval from resampling tasks, then rows inside a task (fixed key)."""
-        values: dict[str, list[float]] = {}
-        for row in rows:
-            if math.isfinite(getattr(row, field)):
-                values.setdefault(row.task, []).append(getattr(row, field))
-        if not values:
+    def mean(self, rows: Iterable[Row], field: str = "normalised") -> Number:
+        """Mean over tasks and its interval, as `subspace.scores` has them; no interval of fewer than three tasks."""
+        values = [{"task": r.task, "seed": r.seed, field: getattr(r, field)} for r in rows if math.isfinite(getattr(r, field))]
+        centre, interval = scores.mean(values, field)
+        if centre is None:
             return Number()
-        tasks = [np.array(v) for v in values.values()]
-        centre = float(np.mean([t.mean() for t in tasks]))
-        if len(tasks) < 3:
-            return Number(centre)
-        rng = np.random.default_rng(0)
-        inner = np.stack([t[rng.integers(len(t), size=(draws, len(t)))].mean(1) for t in tasks])
-        means = np.take_along_axis(inner, rng.integers(len(tasks), size=(len(tasks), draws)), axis=0).mean(0)
-        return Number(centre, *map(float, np.quantile(means, [0.025, 0.975])))
+        return Number(centre, *interval) if interval and len({v["task"] for v in values}) >= 3 else Number(centre)
 
 
 def number(entry: Mapping[str, Any] | None, scale: str = "normalised") -> Number:

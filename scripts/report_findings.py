@@ -54,7 +54,7 @@ def findings(study: Study, shared: Mapping[str, float] | None = None) -> list[Fi
     Args:
         shared: {plane: fraction of it where all types are near their best}.
     """
-    parts = (_optimization, _sharing, _pairs, _curve, _groups, _methods)
+    parts = (_optimization, _sharing, _likeness, _pairs, _curve, _groups, _methods)
     return [f for part in parts for f in part(study)] + _planes(shared or {}) + _apart(study)
 
 
@@ -124,6 +124,19 @@ def _sharing(study: Study) -> list[Finding]:
             )
         )
     return found
+
+
+def _likeness(study: Study) -> list[Finding]:
+    """Whether the types agree on which tasks are alike, before any subspace is chosen."""
+    found = dict(study.summary.get("gram_correlation") or {})
+    if not found:
+        return []
+    told = ", ".join(f"{' and '.join(pair.split('|'))} {v['correlation']:.2f} (permuted tasks: {v['null_interval'][0]:.2f} to "
+                     f"{v['null_interval'][1]:.2f})" for pair, v in found.items()).replace("-", "−")
+    above = [pair for pair, v in found.items() if v["correlation"] > v["null_interval"][1]]
+    verdict: Verdict = "for" if len(above) == len(found) else "open" if above else "against"
+    return [Finding(verdict, f"Before any subspace: how alike the types find the same two source tasks, as a correlation of their "
+                    f"similarities off the diagonal: {told}.")]
 
 
 def _pairs(study: Study) -> list[Finding]:

@@ -65,20 +65,24 @@ def interval(values: Mapping[str, Sequence[float]], *, draws: int = DRAWS, seed:
     return np.quantile(means.mean(axis=1), [(1 - level) / 2, (1 + level) / 2]).tolist()
 
 
-def entry(rows: Iterable[Row], seed: int = 0) -> dict[str, Any]:
-    """{relative, normalised: mean over tasks, then seeds; …_interval} of rows that have these scales.
+def mean(rows: Iterable[Row], scale: str, seed: int = 0) -> tuple[float | None, list[float] | None]:
+    """Mean over tasks, then seeds, of one column of the rows that have it, and its interval.
 
     Several rows of one task and seed (types, or pairs of types) are averaged first: they are no independent evidence.
     """
+    cells: dict[str, dict[Any, list[float]]] = {}
+    for row in rows:
+        if row[scale] is not None:
+            cells.setdefault(row["task"], {}).setdefault(row["seed"], []).append(row[scale])
+    values = {task: [float(np.mean(v)) for _, v in sorted(seeds.items(), key=str)] for task, seeds in cells.items()}
+    return (float(np.mean([np.mean(v) for v in values.values()])) if values else None), interval(values, seed=seed)
+
+
+def entry(rows: Iterable[Row], seed: int = 0) -> dict[str, Any]:
+    """{relative, normalised: `mean` of the rows; relative_interval, normalised_interval}."""
     rows, found = list(rows), {}
     for scale in SCALES:
-        cells: dict[str, dict[Any, list[float]]] = {}
-        for row in rows:
-            if row[scale] is not None:
-                cells.setdefault(row["task"], {}).setdefault(row["seed"], []).append(row[scale])
-        values = {task: [float(np.mean(v)) for _, v in sorted(seeds.items(), key=str)] for task, seeds in cells.items()}
-        found[scale] = float(np.mean([np.mean(v) for v in values.values()])) if values else None
-        found[f"{scale}_interval"] = interval(values, seed=seed)
+        found[scale], found[f"{scale}_interval"] = mean(rows, scale, seed)
     return found
 
 
@@ -120,7 +124,8 @@ def summarise(
 
     Returns:
         rows, {"optimization": {type: entry}, "transfer": {"lora->adapter": entry}, "controls": {name: {stage: entry}},
-        "curve": [{"k", "optimization", "transfer"}], "groups", "apart"}, where an entry is that of `entry`.
+        "curve": [{"k", "optimization", "transfer"}], "by_group": {group: {stage: entry}}, "groups", "apart"}, where an entry is that
+        of `entry`.
     """
     outside = apart(dev)
     rows = scaled(rows, undefined=outside)
@@ -131,7 +136,7 @@ def summarise(
         return [row for row in counted if where(row)]
 
     ours = of(lambda r: r["method"] == method and not r["control"] and r["stage"] in STAGES)
-    tables = [row for row in ours if row["k"] == k]
+    tables = _tables(counted, method, k)
     summary: dict[str, Any] = {}
     for stage, name in (("optimization", "{target}"), ("transfer", "{source}->{target}")):
         cells: dict[str, list[Row]] = {}
@@ -144,7 +149,14 @@ def summarise(
                            for name in names}
     points = sorted({row["k"] for row in ours})
     summary["curve"] = [{"k": point} | _stages([row for row in ours if row["k"] == point], seed) for point in points]
+    summary["by_group"] = {group: _stages([row for row in _tables(rows, method, k) if groups.get(row["task"]) == group
+                                           and row["task"] not in outside], seed) for group in dict.fromkeys(groups.values())}
     return rows, {**summary, "groups": dict(groups), "apart": outside}
+
+
+def _tables(rows: Iterable[Row], method: str, k: int) -> list[Row]:
+    """What was tuned and transferred by the method at the k of the tables."""
+    return [row for row in rows if row["method"] == method and not row["control"] and row["stage"] in STAGES and row["k"] == k]
 
 
 def _stages(rows: Sequence[Row], seed: int) -> dict[str, Any]:

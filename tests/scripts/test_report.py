@@ -129,6 +129,18 @@ def test_negative_findings_are_said(tmp_path):
     assert "On none of the 2 planes drawn is there a point where all types are near their best." in text
 
 
+@pytest.mark.parametrize(("correlations", "verdict"), [((0.9, 0.8), "for"), ((0.9, 0.05), "open"), ((0.05, -0.2), "against")])
+def test_likeness_of_the_types_is_told_against_permuted_tasks(tmp_path, correlations, verdict):
+    folder = write_study(tmp_path / "s", planes=False)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["gram_correlation"] = {f"lora|{other}": {"correlation": value, "null_interval": [-0.1, 0.1]}
+                                   for other, value in zip(("adapter", "prefix"), correlations, strict=True)}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (found,) = [f for f in findings(read_study(folder)) if f.text.startswith("Before any subspace")]
+    assert found.verdict == verdict
+    assert f"lora and adapter {correlations[0]:.2f} (permuted tasks: −0.10 to 0.10)" in found.text
+
+
 def test_groups_are_reported_apart(tmp_path):
     study = read_study(write_study(tmp_path / "s", planes=False))
     text = " ".join(f.text for f in findings(study))

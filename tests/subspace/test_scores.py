@@ -81,6 +81,9 @@ def test_summary():
     assert [point["k"] for point in summary["curve"]] == [2, 4]
     assert summary["curve"][0]["optimization"]["normalised"] == pytest.approx(0.25)
     assert summary["curve"][1]["transfer"]["normalised"] == pytest.approx(0.25)
+    assert set(summary["by_group"]) == {"unseen_met", "unseen_new", "dev"}
+    for by_stage in summary["by_group"].values():  # of the tables' k, without controls and without the tasks apart
+        assert (by_stage["optimization"]["normalised"], by_stage["transfer"]["normalised"]) == pytest.approx((0.5, 0.25))
 
 
 def test_groups_that_are_all_something_else():
