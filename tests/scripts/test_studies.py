@@ -1,0 +1,32 @@
+"""Every study file that comes with the package is read, and says what it should."""
+
+from pathlib import Path
+
+import deltaspace
+import pytest
+from deltaspace.study_file import read_study
+
+FILES = sorted(Path(deltaspace.__file__).parent.glob("**/*.toml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_study_is_one_that_can_run(path):
+    study = read_study(path)
+    named = [*study.tasks.sources, *study.tasks.dev, *study.tasks.unseen]
+    assert len(named) == len(set(named))
+    assert study.tasks.folder == "gym" or (study.tasks.sources and study.tasks.unseen)
+    assert [config.label for config in study.delta_types()] == list(study.types)
+    assert study.decomposition.tables in study.decomposition.k
+    every = {"mean_only", "random_basis", "shuffled", "best_source"}
+    assert set(study.decomposition.controls) == (every - {"shuffled"} if len(study.tasks.sources) == 1 else every)  # nothing to pair wrongly
+
+
+def test_the_papers_settings():
+    """60 tasks at k = 100 and six single tasks at k = 4, each with the unseen tasks of its table; Yi et al. 2022, section 4."""
+    studies = {path.stem: read_study(path) for path in FILES}
+    multi = studies["paper_multi_task"]
+    assert (len(multi.tasks.sources), len(multi.tasks.unseen), multi.decomposition.tables) == (60, 9, 100)
+    singles = [study for name, study in studies.items() if name.startswith("paper_single")]
+    assert len(singles) == 6
+    assert {study.decomposition.tables for study in singles} == {4}
+    assert sum(len(study.tasks.unseen) for study in singles) == 11
