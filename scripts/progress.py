@@ -34,6 +34,10 @@ class Bar:
     def __init__(self, progress: Progress, name: str, total: int) -> None:
         self._progress, self._name, self._task = progress, name, progress.add_task(name, total=max(total, 1))
 
+    def to(self, step: int, what: str = "") -> None:
+        """Advance to `step`."""
+        self._progress.update(self._task, completed=step, description=f"{self._name} {what}".strip())
+
     def __call__(self, steps: int = 1, what: str = "") -> None:
         """Advance by `steps`, and say what is being done."""
         self._progress.update(self._task, advance=steps, description=f"{self._name} {what}".strip())

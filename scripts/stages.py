@@ -24,7 +24,7 @@ from subspace.optimize import optimize_many
 from subspace.transfer import decode_and_score, zero_shot
 
 from .options import load_tasks
-from .progress import Bars
+from .progress import Bar, Bars
 from .study_file import Study
 
 Row = dict[str, Any]
@@ -171,13 +171,13 @@ def full_dev(run: Run) -> dict[str, dict[str, float]]:
 def controls(run: Run) -> None:
     """zero_shot and chance of every unseen task, and best_source: the source solution, untuned, that is best on the task's dev rows."""
     pairs, wanted = run.pairs(), "best_source" in run.study.decomposition.controls
-    tasks = run.unseen()
+    tasks, rows = run.unseen(), run.study.tasks.test_rows
     with run.bars.stage("controls", len(tasks) * (1 + (len(pairs) * len(run.labels) if wanted else 0))) as bar:
         for task in tasks:
             def alone(task: Task = task) -> float:
                 return zero_shot(next(iter(run.attached.values())), run.exam(task)).score
 
-            run.rows.append(row("control", task, run.kept(f"zero_shot.{task.name}", task.fingerprint, alone), control="zero_shot"))
+            run.rows.append(row("control", task, run.kept(f"zero_shot.{task.name}", [task.fingerprint, rows], alone), control="zero_shot"))
             run.rows.append(row("control", task, chance(task, "test"), control="chance"))
             bar()
         for label in run.labels if wanted else []:
@@ -185,7 +185,7 @@ def controls(run: Run) -> None:
                 def best(task: Task = task, label: str = label) -> dict[str, Any]:
                     return best_source(run, task, label, pairs, lambda n: bar(n, f"best source, {label}"))
 
-                found = run.kept(f"best_source.{label}.{task.name}", [task.fingerprint, pairs], best)
+                found = run.kept(f"best_source.{label}.{task.name}", [task.fingerprint, rows, pairs], best)
                 run.rows.append(row("control", task, found["score"], source=label, target=label, control="best_source"))
 
 
@@ -208,27 +208,36 @@ def decompose(run: Run) -> dict[tuple[str, int], Subspace]:
     plan = [(method, k) for method in settings.methods for k in settings.k]
     plan += [(control, settings.tables) for control in ("mean_only", "random_basis", "shuffled") if control in settings.controls]
     spaces = {}
-    with run.bars.stage("decompose", len(plan)) as bar:
+    steps = settings.autoencoder.steps
+    with run.bars.stage("decompose", sum(steps if method == "autoencoder" else 1 for method, _ in plan)) as bar:
         for method, k in plan:
             folder = run.out / "subspace" / f"{method}-k{k}"
             if method == "autoencoder":
-                space = learned(run, k, pairs, folder)
+                space = learned(run, k, pairs, folder, bar)
             else:
                 seeded = {"seed": run.study.seed} if method in ("random_basis", "shuffled") else {}
                 space = getattr(subspace, method)(run.bank, k, labels=run.labels, pairs=pairs, **seeded)
                 space.save(folder)
+                bar(1, method)
             spaces[method, k] = space
-            bar(1, method)
     return spaces
 
 
-def learned(run: Run, k: int, pairs: Sequence[tuple[str, int]], folder: Path) -> Subspace:
+def learned(run: Run, k: int, pairs: Sequence[tuple[str, int]], folder: Path, bar: Bar) -> Subspace:
     """The autoencoder at one k: the only decomposition that needs the backbone and the tasks' text."""
-    key = [run.study.decomposition.autoencoder, [run.tasks[task].fingerprint for task, _ in pairs]]
+    done = 0
+
+    def tell(step: int, log: Any) -> None:
+        nonlocal done
+        bar(step - done, f"autoencoder k={k}")
+        done = step
+
+    key = [run.study.decomposition.autoencoder, run.labels, list(pairs), [run.tasks[task].fingerprint for task, _ in pairs]]
     if (folder / "subspace.safetensors").is_file() and run.kept(f"autoencoder-k{k}", key, lambda: None) is None:
         return Subspace.load(folder)
     space = subspace.autoencoder(run.bank, k, attached=run.attached, tasks=run.tasks, reading=run.study.reading, labels=run.labels,
-                                 pairs=list(pairs), settings=run.study.decomposition.autoencoder, checkpoint=folder / "state.safetensors")
+                                 pairs=list(pairs), settings=run.study.decomposition.autoencoder, checkpoint=folder / "state.safetensors",
+                                 on_step=tell)
     space.save(folder)
     run.kept(f"autoencoder-k{k}", key, lambda: None)
     (folder / "state.safetensors").unlink(missing_ok=True)

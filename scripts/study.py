@@ -3,6 +3,7 @@
 import csv
 import io
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,8 +91,9 @@ def _same_solutions(study: "Study", out: Path) -> None:
     if not (out / "study.toml").is_file() or not (out / "bank").is_dir():
         return
     before = read_study(out / "study.toml")
-    for name in ("backbone", "training", "reading", "seed"):
-        if getattr(before, name) != getattr(study, name):
+    for name in ("backbone", "training", "reading", "seed", "tasks.folder", "tasks.shots", "tasks.train_rows", "tasks.test_rows",
+                 "tasks.metrics"):
+        if attrgetter(name)(before) != attrgetter(name)(study):
             raise InputError(f"expected the [{name}] settings that {out} was begun with, got others; give the study a new --out, or "
                              "delete that folder")
 

@@ -137,6 +137,10 @@ def test_commands_one_by_one(tmp_path, data):
                  "--steps", "4", "--batch-size", "4", "--evaluate-every", "2", "--out", bank]) == 0
     assert len(json.loads(Path(bank, "summary.json").read_text())["solutions"]["lora"]) == 3
     assert main(["decompose", bank, "--k", "2", "--out", space]) == 0
+    learned = ["decompose", bank, *on, "--k", "2", "--method", "autoencoder", "--steps", "2", "--out", str(tmp_path / "learned")]
+    assert main(learned) == 0
+    assert json.loads((tmp_path / "learned" / "summary.json").read_text())["method"] == "autoencoder"
+    assert {p.name for p in (tmp_path / "learned").iterdir()} == {"subspace.safetensors", "summary.json"}
     assert main(["optimize", space, *on, "--names", "has_ba_too", "--steps", "4", "--batch-size", "4", "--out", found]) == 0
     assert main(["transfer", space, f"{found}/found.json", *on, "--names", "has_ba_too", "--out", str(tmp_path / "t")]) == 0
     table = json.loads((tmp_path / "t" / "summary.json").read_text())["tables"][0]
@@ -163,10 +167,12 @@ class TestBadInput:
         refused(*words, args=changed(study[1], tmp_path, old, new))
         assert not (tmp_path / "out").exists()
 
-    def test_other_settings_for_the_same_folder(self, refused, study, tmp_path):
+    @pytest.mark.parametrize(("old", "new", "word"), [("[training]\nsteps = 4", "[training]\nsteps = 6", "[training]"),
+                                                      ("[tasks]\n", "[tasks]\ntest_rows = 3\n", "[tasks.test_rows]")])
+    def test_other_settings_for_the_same_folder(self, refused, study, tmp_path, old, new, word):
         out, file = study
-        args = changed(file, tmp_path, "[training]\nsteps = 4", "[training]\nsteps = 6")
-        refused("[training]", args=[*args[:-1], str(out)])
+        args = changed(file, tmp_path, old, new)
+        refused(word, args=[*args[:-1], str(out)])
 
     def test_no_task_folder(self, refused, data, tmp_path):
         refused("nowhere", args=["train", "--backbone", data["backbone"], "--tasks", str(tmp_path / "nowhere"), "--out", str(tmp_path / "b")])
