@@ -50,11 +50,12 @@ def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str,
     from .progress import Bars
     from .report import write_report
     from .report_figures import draw_figures
+    from .run import Run
     from .study_file import parse_study
 
     study = parse_study(text)
     _same_solutions(study, out)
-    run = stages.Run(study, out, Bars())
+    run = Run(study, out, Bars())
     run.check()  # every refusal comes before any work
     write_text(out / "study.toml", text)
     stages.train(run)
