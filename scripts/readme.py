@@ -1,6 +1,6 @@
 """`python -m deltaspace.readme`: the README's tables and picture, made from the results that are kept in the checkout.
 
-    python -m deltaspace.readme keep STUDY_FOLDER NAME    keep a study's results as results/NAME.json (and its picture)
+    python -m deltaspace.readme keep FOLDER NAME          keep a study's results (and its picture), or a benchmark's, as results/NAME.json
     python -m deltaspace.readme                           write the tables between the README's marks
 """
 
@@ -20,9 +20,10 @@ KEPT = ("optimization", "transfer", "controls", "curve", "groups", "apart", "by_
 
 
 def keep(folder: Path, name: str) -> None:
-    """Copy what a study's summary says, and the figure of its first plane, into the checkout."""
+    """Copy what a study's or a benchmark's summary says, and the figure of a study's last plane, into the checkout."""
     summary = read_json(folder / "summary.json")
-    write_json(HERE / "results" / f"{name}.json", {key: summary[key] for key in KEPT if key in summary})
+    kept = summary if "bench" in summary else {key: summary[key] for key in KEPT if key in summary}
+    write_json(HERE / "results" / f"{name}.json", kept)
     for figure in sorted((folder / "figures").glob("plane-*.png"))[-1:]:
         (HERE / "results" / "figures").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(figure, HERE / "results" / "figures" / f"{name}-plane.png")
@@ -62,13 +63,41 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speed(summary: dict[str, Any]) -> str:
+    """A benchmark's table: the ratio theirs / ours of every comparison, and its target."""
+    machine, settings = summary["machine"], summary["settings"]
+    lines = [f"Speed, theirs / ours (above 1 deltaspace is faster): {settings['backbone']}, {settings['threads']} threads of "
+             f"{machine['processor'] or machine['device']}, median and range of {settings['rounds']} rounds in turn", "",
+             "| | ours | theirs | ratio | target |", "|---|---|---|---|---|"]
+    for name, one in summary["bench"].items():
+        if "ratio" not in one:
+            continue
+        ours, theirs = (f"{one[side]} {one['seconds'][one[side]]:.3g} s" for side in ("ours", "theirs"))
+        title = f"{TITLES[name.split()[0]]} {name.partition(' ')[2]}".strip()
+        lines.append(f"| {title} | {ours} | {theirs} | {one['ratio']:.2f} [{one['ratio_range'][0]:.2f}, {one['ratio_range'][1]:.2f}] | "
+                     f"≥ {one['target']:g}{'' if one['met'] else ', missed'} |")
+    for one in summary["bench"].values():
+        if "error" in one:
+            lines += ["", f"The top 50 singular values are within {one['error']:.0e} (relative) of a dense float64 SVD; "
+                      f"randomized_svd's within {one['randomized_error']:.0e}."]
+        if "curve" in one:
+            curve = ", ".join(f"{p['in_flight']}: {p['against_first']:.2f}" for p in one["curve"])
+            lines += ["", f"Throughput by solutions in flight, against the first ({one['device']}): {curve}."]
+    return "\n".join(lines)
+
+
+TITLES = {"steps": "a LoRA step, 8 × 64 tokens", "padding": "a LoRA step on the tasks' rows", "svd": "SVD of 180 × 1M",
+          "autoencoder": "a multi-task autoencoder step"}
+
+
 def write(readme: Path) -> None:
-    """Put every kept study's table between the marks."""
+    """Put every kept study's table, and the benchmark's, between the marks."""
     text = readme.read_text(encoding="utf-8")
     if START not in text or END not in text:
         raise InputError(f"expected the marks of the results in {readme}, got a file without; restore them")
     studies = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
-    body = "\n\n".join(table(study) for study in studies if "optimization" in study)
+    tables = [table(kept) for kept in studies if "optimization" in kept] + [speed(kept) for kept in studies if "bench" in kept]
+    body = "\n\n".join(tables)
     before, after = text.split(START)[0], text.split(END)[1]
     write_text(readme, f"{before}{START}\n\n{body}\n\n{END}{after}")
 
