@@ -154,10 +154,10 @@ def _marks(ax: Axes, surface: Surface, *, on_field: bool) -> None:
         face: dict[str, Any] = {"c": paper} if symbol == "+" else {"facecolor": paper, "edgecolor": casing, "linewidths": 0.8}
         ax.scatter(mark.x, mark.y, s=size.get(mark.kind, 26), marker=symbol, zorder=5, **face)
         if mark.kind in ("corner", "found"):
-            right = mark.x > (surface.x[0] + surface.x[-1]) / 2
+            across = (mark.x - surface.x[0]) / (surface.x[-1] - surface.x[0])
             ax.annotate(
-                mark.name, (mark.x, mark.y), xytext=(-6 if right else 6, -10 if n % 2 else 5), textcoords="offset points",
-                ha="right" if right else "left", fontsize=7, color=paper, zorder=6, path_effects=halo(casing, 1.6),
+                mark.name, (mark.x, mark.y), xytext=(0, -11 if n % 2 else 6), textcoords="offset points", fontsize=7, color=paper,
+                ha="left" if across < 0.2 else "right" if across > 0.8 else "center", zorder=6, path_effects=halo(casing, 1.6),
             )  # fmt: skip
     ax.set_xlim(surface.x[0], surface.x[-1])
     ax.set_ylim(surface.y[0], surface.y[-1])

@@ -176,7 +176,8 @@ def _landscape(figures: dict[str, Path], areas: dict[str, Region]) -> str:
     if not planes:
         return ""
     body = [figure_of(figures, figure, _area(areas.get(name))) for name, figure in planes.items()]
-    return f"""<section><h2>Landscape</h2><p>Planes of z; every type is run at the same points. Bold lines: where a type stays within
+    return f"""<section><h2>Landscape</h2><p>Planes of z; every type is run at the same points, and a type's point is the z
+that was found by tuning through it. Bold lines: where a type stays within
 {tolerance:.0%} of its best score on the plane; the last panel shows where all do.</p>{"".join(body)}</section>"""
 
 

@@ -231,12 +231,12 @@ def planes(run: Run, space: Subspace) -> dict[str, Any]:
 
 
 def points_of(run: Run, task: str) -> dict[str, Any]:
-    """The points found for a task in the study's own subspace, one a type: seed 0."""
+    """The points found for a task in the study's own subspace, one a type it was tuned through: seed 0."""
     settings = run.study.decomposition
     found = {}
     for label in run.labels:
         path = run.out / "stages" / f"{settings.methods[0]}-k{settings.tables}.{label}.json"
         for point in read_json(path)["value"] if path.is_file() else []:
             if point["task"] == task and point["seed"] == 0:
-                found[f"found through {label}"] = np.asarray(point["z"])
+                found[f"{label}'s point"] = np.asarray(point["z"])
     return found
