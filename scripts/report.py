@@ -127,11 +127,12 @@ def _main_table(study: Study, figures: dict[str, Path]) -> str:
 
 
 def _control(study: Study, pair: tuple[str, str], control: str) -> Number:
-    """A control measured for this very cell; a zero-shot score has neither source nor stage."""
+    """A control measured for this very cell; a zero-shot score has neither source nor stage, and a best source is chosen for its own type."""
     source, target = pair
     stage = "optimization" if source == target else "transfer"
     own = study.mean(study.select(stage, control, where=lambda r: r.target == target and r.source in (source, "")))
-    if not own.known and control in ("zero_shot", "mean_only", "best_source"):
+    untuned = ("zero_shot", "mean_only", "best_source") if stage == "optimization" else ("zero_shot", "mean_only")
+    if not own.known and control in untuned:
         own = study.mean(study.select(None, control, where=lambda r: r.target in (target, "")))
     return own
 
