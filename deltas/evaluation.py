@@ -12,7 +12,7 @@ import numpy as np
 from deltas.backbones.loading import Backbone
 from deltas.errors import InputError
 from deltas.functional import Attached, Batch
-from deltas.parallel import flight, over_solutions
+from deltas.parallel import flight, forget_programs, over_solutions
 from deltas.tasks import METRICS, Encoded, Example, Reading, Task, encode, evaluation_batches
 
 
@@ -99,6 +99,7 @@ def evaluate_each(attached: Attached, thetas: Any, exams: Sequence[Exam], *, in_
     """
     size, scores = flight(in_flight), []
     for first in range(0, len(exams), size):
+        forget_programs()
         part = [min(i, len(exams) - 1) for i in range(first, first + size)]  # the last flight is filled with copies
         wanted = len(exams[first : first + size])
         scores += _one_flight(attached, jnp.asarray(thetas)[jnp.asarray(part)], [exams[i] for i in part], rows_at_once)[:wanted]

@@ -4,6 +4,7 @@ No device talks to another, so the results do not depend on the number of device
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,22 @@ def flight(in_flight: int | None) -> int:
     devices = jax.device_count()
     wanted = in_flight or devices * (1 if jax.default_backend() == "cpu" else 16)
     return -(-wanted // devices) * devices
+
+
+def forget_programs(share: float = 0.5) -> bool:
+    """Forget all compiled programs where they hold more than `share` of the memory maps that the system allows; whether it did so.
+
+    On a processor XLA keeps hundreds of memory maps a program (about 570 for the evaluation of a T5-small), and Linux allows a process
+    65,530: a long job of many shapes would die of "Cannot allocate memory" with most of the memory free. What is needed again is compiled
+    again, or read from JAX's compilation cache where there is one.
+    """
+    maps, most = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+    if jax.default_backend() != "cpu" or not maps.is_file() or not most.is_file():
+        return False
+    if maps.read_bytes().count(b"\n") <= share * int(most.read_text()):
+        return False
+    jax.clear_caches()
+    return True
 
 
 def over_solutions(fn: Callable[..., Any], mapped: Sequence[bool]) -> Callable[..., Any]:

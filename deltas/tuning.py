@@ -21,7 +21,7 @@ from deltas.errors import InputError
 from deltas.evaluation import Exam, evaluate_each
 from deltas.files import replacing, sha256
 from deltas.functional import Attached
-from deltas.parallel import flight, over_solutions
+from deltas.parallel import flight, forget_programs, over_solutions
 from deltas.tasks import Reading, Task, schedule
 
 Decode = Callable[[jax.Array, Any], jax.Array]
@@ -140,6 +140,7 @@ def tune(
         if skip(members):
             tell(training.steps * len(members))
             continue
+        forget_programs()
         state = None if checkpoints is None else checkpoints / f"{flight_name(attached, members, training, reading)}.safetensors"
         yield _Flight(attached, members, starts[first : first + size], training, reading, decode, constants, size, state).run(tell)
 

@@ -1,7 +1,7 @@
 """Stage 2: tune z alone, by the task loss of one delta type, inside a frozen subspace."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,9 @@ from subspace.base import Subspace
 
 IN_SUBSPACE = Training(steps=100, learning_rate=0.1, warmup=0, evaluate_every=20, clip=0.0, segment=10)
 """z is whitened (unit variance over the source solutions) and starts near 0, so one learning rate around 0.1 serves every basis."""
+WIDTH = 32
+"""z is padded to a multiple of this while it is tuned, by entries whose rows of U are zero: they have no gradient and stay at zero, and
+subspaces of every k share their compiled programs."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,13 @@ def optimize_many(
     Selection is by the dev rows of the source type alone; the test rows (the first `test_rows`, None for all) are read once, at the end.
     """
     reading, part = reading or Reading(), space.parts[attached.label]
-    constants = (jnp.asarray(part.theta0 + part.mean, jnp.float32), jnp.asarray(part.basis, jnp.float32))
+    unused = -space.k % WIDTH if training.optimizer == "adamw" else 0  # Adafactor clips by the mean square over all entries
+    pad = ((0, 0), (0, unused))
+    constants = (jnp.asarray(part.theta0 + part.mean, jnp.float32), jnp.pad(jnp.asarray(part.basis, jnp.float32), pad[::-1]))
     starts = np.stack([std * np.random.default_rng(job.key).standard_normal(space.k) for job in jobs]).astype(np.float32)
-    outcomes = [o for flight in tune(attached, jobs, starts, training, reading, decode=within, constants=constants, in_flight=in_flight,
-                                     on_progress=on_progress) for o in flight]
+    flights = tune(attached, jobs, np.pad(starts, pad), training, reading, decode=within, constants=constants, in_flight=in_flight,
+                   on_progress=on_progress)
+    outcomes = [replace(o, vector=o.vector[: space.k]) for flight in flights for o in flight]
     exams = [Exam.of(attached.backbone, job.task, "test", reading, test_rows) for job in jobs]
     scores = evaluate_each(attached, space.decode(attached.label, np.stack([o.vector for o in outcomes])), exams, in_flight=in_flight)
     return [Found(o.job.task.name, attached.label, o.job.seed, o.vector, o.score, s.score, s.loss, o.step, o.history, o.failed)

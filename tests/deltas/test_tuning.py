@@ -115,6 +115,22 @@ def test_the_order_of_the_data_follows_from_task_and_seed(attached, one, small_t
     assert Job(dataclasses.replace(small_tasks[0], name="a"), 10).key != Job(dataclasses.replace(small_tasks[0], name="a1"), 0).key
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="memory maps are counted on Linux")
+def test_programs_are_forgotten_before_the_system_runs_out_of_memory_maps():
+    import jax.numpy as jnp
+
+    from deltas.parallel import forget_programs, over_solutions
+
+    twice = over_solutions(lambda x: 2 * x, (True,))
+    size = jnp.ones((8, 3))
+    np.testing.assert_array_equal(twice(size), 2 * size)
+    assert not forget_programs(share=1.0)
+    assert twice._cache_size() == 1
+    assert forget_programs(share=0.0)
+    assert twice._cache_size() == 0
+    np.testing.assert_array_equal(twice(size), 2 * size)
+
+
 def test_devices_share_the_solutions_and_change_nothing():
     """A function over the axis of solutions on four virtual devices."""
     out = in_process("""
