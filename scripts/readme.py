@@ -16,7 +16,7 @@ from deltas.files import read_json, write_json, write_text
 HERE = Path(__file__).parent
 START, END = "<!-- results: made by `python -m deltaspace.readme` from scripts/results/*.json -->", "<!-- end of results -->"
 KEPT = ("optimization", "transfer", "controls", "curve", "groups", "apart", "by_group", "regions", "sources", "seconds", "versions", "study",
-        "failed", "gram_correlation")
+        "failed", "gram_correlation", "headline")
 
 
 def keep(folder: Path, name: str) -> None:
@@ -42,7 +42,7 @@ def table(summary: dict[str, Any]) -> str:
     study, main = summary["study"], summary["curve"]
     ours = next(point for point in main if point["k"] == study["k"])
     rows = [(f"**{study['method']}**", ours)] + [(name, entry) for name, entry in summary["controls"].items() if name not in ("chance", "full")]
-    lines = [f"{study['name']}: {summary['sources']} source solutions a type, k = {study['k']}", "",
+    lines = [f"**{study['name']}** ({summary['sources']} source solutions a type, k = {study['k']}). {summary.get('headline', '')}".strip(), "",
              "| | optimization | transfer | optimization, relative | transfer, relative |", "|---|---|---|---|---|"]
     for name, entry in rows:
         cells = [number(entry.get(stage), scale) for scale in ("normalised", "relative") for stage in ("optimization", "transfer")]

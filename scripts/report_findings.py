@@ -69,6 +69,9 @@ def _planes(shared: Mapping[str, float]) -> list[Finding]:
     size = f"{most:.1%}" if f"{least:.1%}" == f"{most:.1%}" else f"{least:.1%} to {most:.1%}"
     rest = "" if len(held) == len(shared) else f", on the other {len(shared) - len(held)} there is none"
     where = "the plane" if len(shared) == 1 else f"{len(held)} of {len(shared)} planes"
+    if least > 0.95:
+        return [Finding("note", f"On {where} drawn all types are near their best nearly everywhere ({size} of the plane){rest}: the scores "
+                        "hardly vary there, which says nothing of a shared region.")]
     verdict: Verdict = "for" if most >= 0.05 and not rest else "note"
     return [Finding(verdict, f"On {where} drawn there is a region where all types are near their best ({size} of the plane){rest}.")]
 
@@ -118,11 +121,9 @@ def _sharing(study: Study) -> list[Finding]:
         found.append(Finding("note", f"Moving a solution to another type, without training, costs {tuned.value - transfer.value:.2f} "
                              f"of the full delta's gain ({tuned} → {transfer})."))  # fmt: skip
     elif tuned.against(transfer) == "same":
-        found.append(
-            Finding(
-                "for", f"Transfer ({transfer}) cannot be told apart from optimization ({tuned}): moving a solution costs nothing visible."
-            )
-        )
+        cost = "moving a solution costs nothing visible" if transfer.low > 0 else "neither is clearly above chance"
+        found.append(Finding("for" if transfer.low > 0 else "note",
+                             f"Transfer ({transfer}) cannot be told apart from optimization ({tuned}): {cost}."))
     return found
 
 

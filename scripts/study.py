@@ -49,7 +49,9 @@ def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str,
     from . import stages
     from .progress import Bars
     from .report import write_report
+    from .report_data import read_study
     from .report_figures import draw_figures
+    from .report_findings import headline
     from .run import Run
     from .study_file import parse_study
 
@@ -74,7 +76,8 @@ def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str,
         write_json(out / "summary.json", summary)
         draw_figures(out, space=spaces[method, k], categories={t.name: t.category for t in run.tasks.values() if t.category})
         page = write_report(out)
-    write_json(out / "summary.json", summary | {"seconds": run.bars.seconds})
+    summary |= {"seconds": run.bars.seconds, "headline": headline(read_study(out)).text}
+    write_json(out / "summary.json", summary)
     print(_closing(summary, page))
     return summary
 
@@ -115,4 +118,5 @@ def _closing(summary: dict[str, Any], page: Path) -> str:
             value, interval = entry.get("normalised"), entry.get("normalised_interval")
             if value is not None and interval:
                 lines.append(f"  {stage:<13} {what:<18} {value:6.2f}  [{interval[0]:.2f}, {interval[1]:.2f}]")
-    return "\n".join(["normalised scores on unseen tasks (0 chance, 1 the full delta), with 95% intervals:", *lines, f"report: {page}"])
+    title = "normalised scores on unseen tasks (0 chance, 1 the full delta), with 95% intervals:"
+    return "\n".join([title, *lines, summary["headline"], f"report: {page}"])

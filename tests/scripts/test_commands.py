@@ -1,5 +1,6 @@
 """The commands as a user runs them, bad input included: one sentence, status 2, nothing begun."""
 
+import html
 import json
 import re
 import subprocess
@@ -114,7 +115,8 @@ def test_study_writes_everything(study):
     assert {p.name for p in out.iterdir()} >= {"study.toml", "bank", "subspace", "results.csv", "summary.json", "report.html", "figures"}
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["optimization"]) <= {"lora", "prefix"}
-    assert {"seconds", "versions", "controls", "curve", "groups", "apart"} <= set(summary)
+    assert {"seconds", "versions", "controls", "curve", "groups", "by_group", "apart", "headline", "gram_correlation"} <= set(summary)
+    assert summary["headline"] in html.unescape((out / "report.html").read_text())
     header, *lines = (out / "results.csv").read_text().splitlines()
     assert header == "stage,method,k,source,target,task,seed,control,metric,score,relative,normalised"
     controls = {line.split(",")[7] for line in lines}

@@ -129,6 +129,13 @@ def test_negative_findings_are_said(tmp_path):
     assert "On none of the 2 planes drawn is there a point where all types are near their best." in text
 
 
+def test_what_is_near_chance_or_flat_supports_nothing(tmp_path):
+    study = read_study(write_study(tmp_path / "s", optimization=0.02, transfer=0.0, planes=False))
+    texts = {f.text: f.verdict for f in findings(study, {"one": 0.99})}
+    assert [v for t, v in texts.items() if "neither is clearly above chance" in t] == ["note"]
+    assert [v for t, v in texts.items() if "the scores hardly vary there" in t] == ["note"]
+
+
 @pytest.mark.parametrize(("correlations", "verdict"), [((0.9, 0.8), "for"), ((0.9, 0.05), "open"), ((0.05, -0.2), "against")])
 def test_likeness_of_the_types_is_told_against_permuted_tasks(tmp_path, correlations, verdict):
     folder = write_study(tmp_path / "s", planes=False)
