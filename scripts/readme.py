@@ -15,7 +15,7 @@ from deltas.files import read_json, write_json, write_text
 
 HERE = Path(__file__).parent
 START, END = "<!-- results: made by `python -m deltaspace.readme` from scripts/results/*.json -->", "<!-- end of results -->"
-KEPT = ("optimization", "transfer", "controls", "curve", "groups", "apart", "by_group", "regions", "sources", "seconds", "versions", "study",
+KEPT = ("optimization", "transfer", "controls", "curve", "groups", "apart", "by_group", "regions", "sources", "versions", "study",
         "failed", "gram_correlation", "headline")
 
 
