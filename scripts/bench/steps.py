@@ -9,6 +9,7 @@ import numpy as np
 
 from deltas import Attached, Backbone, LoRA, Reading, Training
 from deltas.evaluation import batch_of, tokens_of
+from deltas.parallel import flight
 from deltas.tasks import schedule
 from deltas.tuning import _compiled, plus
 
@@ -48,7 +49,11 @@ def random_tokens(backbone: Backbone, lead: tuple[int, ...], length: int, target
 
 
 def training_steps(attached: Attached, batches: Sequence[Mapping[str, np.ndarray]], solutions: int = 1) -> Callable[[], list[np.ndarray]]:
-    """What `deltas.train` runs: a call makes the steps of each batch [steps, B, …] for that many solutions; the losses of the first."""
+    """What `deltas.train` runs: a call makes the steps of each batch [steps, B, …] for that many solutions; the losses of the first.
+
+    Where there are several devices each takes as many: the seconds are those of one.
+    """
+    solutions = flight(solutions)
     training = Training(learning_rate=RATE, schedule="constant", warmup=0)
     segment, init = _compiled(attached, training, plus)
     data = [{name: jnp.asarray(np.repeat(a[None], solutions, axis=0)) for name, a in batch.items()} for batch in batches]

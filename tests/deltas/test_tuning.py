@@ -15,6 +15,7 @@ import toy
 import deltas
 from deltas import Adapter, Bank, LoRA, Reading, Training, train, tuning
 from deltas.evaluation import Score
+from deltas.parallel import flight
 from deltas.tuning import Job, tune
 
 READING = Reading(max_input=24, max_target=4, buckets=(8,))
@@ -105,7 +106,7 @@ def test_the_order_of_the_data_follows_from_task_and_seed(attached, one, small_t
     np.testing.assert_array_equal(found[0].vector, found[2].vector)
     assert np.abs(found[0].vector - found[1].vector).max() > 1e-3
     tuning._Flight(attached["adapter"], jobs[:1], np.zeros((1, attached["adapter"].layout.size), np.float32), TRAINING, READING, tuning.plus,
-                   None, 1, None)
+                   None, flight(1), None)
     assert len(plans) == 2
     for seen in plans.values():
         assert all(np.array_equal(seen[0], other) for other in seen)
