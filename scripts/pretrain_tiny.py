@@ -146,12 +146,13 @@ def begin(settings: Pretraining) -> Any:
     from flax import nnx
 
     from deltas.backbones import t5
+    from deltas.backbones.transformer import Transformer
 
-    config, rng = t5.T5Config.from_json(config_json(settings)), np.random.default_rng(settings.seed)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: t5.T5(config, rngs=nnx.Rngs(0))))
+    config, rng = t5.config(config_json(settings)), np.random.default_rng(settings.seed)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
     flat = {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)}
     d, filled = settings.d_model, []
-    for ours in sorted(t5.weight_names(config).values()):
+    for ours in sorted(t5.names(config).values()):
         path, variable = flat[ours]
         value = rng.standard_normal(variable.shape)
         if ours.endswith("kernel"):
@@ -196,7 +197,7 @@ def save(module: Any, settings: Pretraining, folder: Path) -> None:
 
     values = {".".join(map(str, path)): np.asarray(variable[...], np.float16) for path, variable in nnx.to_flat_state(nnx.state(module))}
     tensors = {theirs: np.ascontiguousarray(values[ours].T if ours.endswith("kernel") else values[ours])
-               for theirs, ours in t5.weight_names(module.config).items()}
+               for theirs, ours in t5.names(module.config).items()}
     with replacing(folder / "model.safetensors") as temporary:
         temporary.write_bytes(to_bytes(tensors, metadata={"format": "pt"}))
     write_json(folder / "config.json", config_json(settings))

@@ -10,7 +10,7 @@ def greedy(module: Any, input_ids: jax.Array, attention_mask: jax.Array, max_new
     """The most likely next token, again and again, until every row has ended.
 
     Args:
-        module: an encoder-decoder with `encode`, `start` and `step`.
+        module: a transformer with a decoder.
         input_ids, attention_mask: int32 [B, S].
         max_new_tokens: T, a Python number.
 
@@ -32,7 +32,7 @@ def greedy(module: Any, input_ids: jax.Array, attention_mask: jax.Array, max_new
         out = jax.lax.dynamic_update_slice_in_dim(out, token[:, None], at, axis=1)
         return at + 1, token, done | (token == config.eos_token_id), out, cache
 
-    first = jnp.full(rows, config.decoder_start_token_id, jnp.int32)
+    first = module.first(input_ids, attention_mask)
     out = jnp.full((rows, max_new_tokens), config.pad_token_id, jnp.int32)
     state = (jnp.int32(0), first, jnp.zeros(rows, bool), out, cache)
     return jax.lax.while_loop(going, step, state)[3]

@@ -1,9 +1,10 @@
 """From a Hugging Face folder or hub id to a frozen backbone: configuration, safetensors (one file or shards), tokenizer."""
 
 import contextlib
+import fnmatch
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from deltas.backbones import t5
+from deltas.backbones import bart, bert, gpt2, llama, t5
+from deltas.backbones.architecture import Architecture, Kind
+from deltas.backbones.family import Family
+from deltas.backbones.transformer import Transformer
 from deltas.errors import InputError
 from deltas.files import read_json
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """How one family of transformers is read: its configuration, its module, and its weight-name table."""
-
-    config: Callable[[Mapping[str, Any], frozenset[str]], Any]
-    module: Callable[..., nnx.Module]
-    names: Callable[[Any], dict[str, str]]
-    redundant: tuple[str, ...] = ()
-    """Tensors that a file may carry and no module reads."""
-
-
 FAMILIES: dict[str, Family] = {
-    "t5": Family(config=t5.T5Config.from_json, module=t5.T5, names=t5.weight_names, redundant=t5.REDUNDANT),
+    "bart": bart.FAMILY, "bert": bert.BERT, "gpt2": gpt2.FAMILY, "llama": llama.LLAMA, "mistral": llama.MISTRAL, "qwen2": llama.QWEN2,
+    "roberta": bert.ROBERTA, "t5": t5.FAMILY,
 }
 
 
@@ -39,26 +33,37 @@ class Backbone:
     """A frozen pretrained transformer.
 
     `module` is an ordinary `flax.nnx` module whose sites take deltas; `fingerprint` is the SHA-256 of its weights, which every
-    solution carries so that banks of different backbones are never mixed.
+    solution carries so that banks of different backbones are never mixed. `before` and `after` are the token ids around an input:
+    BERT's [CLS] and [SEP], T5's end, a decoder's line break between prompt and answer.
     """
 
     name: str
     family: str
-    config: Any
+    config: Architecture
     module: Any
     tokenizer: Any
     fingerprint: str
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
     def logits(self, batch: Mapping[str, Any], delta: Any = None) -> jax.Array:
-        """Float32 logits [B, T, vocabulary].
+        """Float32 logits [B, T, vocabulary]; of a decoder or an encoder alone [B, S, vocabulary], or its hidden states without a head.
 
         Args:
-            batch: int arrays `input_ids` [B, S], `attention_mask` [B, S], `decoder_input_ids` [B, T].
-            delta: a `deltas.Solution` trained on this backbone, or None for the backbone alone.
+            batch: int arrays `input_ids` [B, S], `attention_mask` [B, S], and `decoder_input_ids` [B, T] for an encoder-decoder.
+            delta: a `deltas.Solution` on this backbone, or None for the backbone as it is.
         """
         module = self.module if delta is None else _attached(self, delta)
-        arrays = (jnp.asarray(batch[name]) for name in ("input_ids", "attention_mask", "decoder_input_ids"))
-        return _forward(*nnx.split(module), *arrays)
+        wanted = ("input_ids", "attention_mask", *(("decoder_input_ids",) if self.kind == "encoder-decoder" else ()))
+        missing = [name for name in wanted if name not in batch]
+        if missing:
+            raise InputError(f"expected {', '.join(wanted)} in a batch for {self.name}, got no {missing[0]}; add it")
+        return _forward(*nnx.split(module), *(jnp.asarray(batch[name]) for name in wanted))
+
+    @property
+    def kind(self) -> Kind:
+        """encoder-decoder, decoder or encoder."""
+        return self.config.kind
 
 
 @jax.jit(static_argnums=0)
@@ -94,10 +99,12 @@ def load_backbone(source: str | Path, *, dtype: str = "float32") -> Backbone:
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"expected dtype float32 or bfloat16, got {dtype!r}; choose one of them")
     family = FAMILIES[kind]
-    files = weight_files(folder)
+    files = {name: (name_there, path) for name_there, path in weight_files(folder).items()
+             if (name := name_there.removeprefix(family.prefix))}
     config = family.config(raw, frozenset(files))
     module, fingerprint = build(family, config, _tensors(files), files, folder, jnp.dtype(dtype))
-    return Backbone(str(source), kind, config, module, _tokenizer(folder), fingerprint)
+    tokenizer = _tokenizer(folder)
+    return Backbone(str(source), kind, config, module, tokenizer, fingerprint, *_around(config, tokenizer))
 
 
 def find_folder(source: str | Path) -> Path:
@@ -148,41 +155,58 @@ def weight_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _tensors(files: Mapping[str, Path]) -> Iterator[tuple[str, jax.Array]]:
+def _tensors(files: Mapping[str, tuple[str, Path]]) -> Iterator[tuple[str, jax.Array]]:
     """Every tensor in the order of its name, so that the fingerprint is the same however the weights are cut into shards."""
     from safetensors import safe_open
 
     with contextlib.ExitStack() as stack:
-        opened = {shard: stack.enter_context(safe_open(shard, framework="flax")) for shard in set(files.values())}  # numpy has no bfloat16
+        shards = {shard for _, shard in files.values()}
+        opened = {shard: stack.enter_context(safe_open(shard, framework="flax")) for shard in shards}  # numpy has no bfloat16
         for name in sorted(files):
-            yield name, opened[files[name]].get_tensor(name)
+            name_there, shard = files[name]
+            yield name, opened[shard].get_tensor(name_there)
 
 
-def build(family: Family, config: Any, tensors: Iterator[tuple[str, jax.Array]], names: Mapping[str, Any], folder: Path,
-          dtype: jnp.dtype) -> tuple[nnx.Module, str]:
+def build(family: Family, config: Architecture, tensors: Iterator[tuple[str, jax.Array]], names: Iterable[str], folder: Path,
+          dtype: jnp.dtype) -> tuple[Transformer, str]:
     """The module with the file's weights, cast to `dtype`, and the fingerprint of the weights as they are in the file."""
     table = family.names(config)
     missing = sorted(set(table) - set(names))
-    unknown = sorted(set(names) - set(table) - set(family.redundant))
+    unknown = sorted(n for n in set(names) - set(table) if not any(fnmatch.fnmatchcase(n, glob) for glob in family.redundant))
     if missing or unknown:
         what = f"without {missing[0]} (and {len(missing) - 1} more)" if missing else f"with an unknown {unknown[0]}"
         raise InputError(f"expected the {len(table)} tensors that config.json describes, got files in {folder} {what}; "
                          "config and weights must belong together")
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: family.module(config, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
     flat = {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)}
     filled, digest = {}, hashlib.sha256(json.dumps(sorted(table)).encode())
     for name, tensor in tensors:
         if name not in table:
             continue
         digest.update(name.encode() + np.asarray(tensor).tobytes())
-        path, variable = flat[table[name]]
-        value = tensor.T if path[-1] == "kernel" else tensor
-        if value.shape != variable.shape:
-            raise InputError(f"expected {name} of shape {variable.shape[::-1] if path[-1] == 'kernel' else variable.shape} from "
-                             f"config.json, got {tensor.shape} in {folder}; config and weights must belong together")
-        filled[path] = variable.replace(value.astype(dtype))
+        ours = table[name]
+        for path_name, value in zip(*((ours,), (tensor,)) if isinstance(ours, str) else (ours, jnp.split(tensor, len(ours), axis=-1))):
+            path, variable = flat[path_name]
+            turned = path[-1] == "kernel" and family.transposed
+            value = value.T if turned else value.reshape(-1) if path[-1] == "head_bias" else value
+            if value.shape != variable.shape:
+                raise InputError(f"expected {name} of shape {variable.shape[::-1] if turned else variable.shape} from "
+                                 f"config.json, got {tensor.shape} in {folder}; config and weights must belong together")
+            filled[path] = variable.replace(value.astype(dtype))
     state = nnx.from_flat_state(list(filled.items()))
     return nnx.merge(graphdef, state), digest.hexdigest()[:16]
+
+
+def _around(config: Architecture, tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The token ids that open and close an input."""
+    if config.kind == "encoder":
+        if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+            raise InputError("expected a tokenizer with cls and sep tokens for an encoder, got none; restore tokenizer_config.json")
+        return (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
+    opening = tuple(tokenizer("")["input_ids"])  # what the tokenizer puts around nothing: <s> </s> for BART, <s> for Llama
+    if config.kind == "encoder-decoder":
+        return tuple(i for i in opening if i != config.eos_token_id), (config.eos_token_id,)
+    return opening[:1], tuple(tokenizer("\n", add_special_tokens=False)["input_ids"])
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -1,19 +1,29 @@
 """Sites: the named places of a backbone where deltas attach.
 
-A site keeps an ordered table of attached parts, empty at first, so attaching never wraps or patches a module:
+A site keeps an ordered table of attached parts, empty at first, so attaching never wraps or patches a module. What a part can do there:
 
-    a linear or sublayer site maps its input x and output y through every part in turn,  y ← part.output(x, y);
-    an attention site also lets each part put rows of keys and values to the left of position 0, part.rows().
+    weights   the site's own weights as they are used: all parts' in turn, before anything is computed from them;
+    input     what enters a linear site, x ← part.input(x);
+    output    what leaves a linear, norm or sublayer site, y ← part.output(x, y);
+    joined    what a sublayer is about to add to the residual stream, y ← part.joined(y, residual, norm);
+    rows      keys and values to the left of position 0 of an attention site;
+    tokens    embedded tokens before the first of a stack's entry, and how many positions the others move.
 
-Attaching adds an entry and detaching deletes it, in any order; what remains is exactly what was there.
+Each hook runs through the parts in the order of attaching. Attaching adds an entry and detaching deletes it, in any order; what remains is
+exactly what was there.
 """
 
-from typing import Self
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 import jax
 from flax import nnx
 
 from deltas.errors import InputError
+
+Weights = dict[str, jax.Array | None]
+"""A site's own parameters by name; None where it has none (a linear map without a bias)."""
+Norm = Callable[[jax.Array], jax.Array]
 
 
 class Delta(nnx.Param):
@@ -23,17 +33,50 @@ class Delta(nnx.Param):
 class Part(nnx.Module):
     """What one delta adds at one site. A delta type overrides the hooks that it needs."""
 
+    def weights(self, own: Weights) -> Weights:
+        """The site's weights as this part changes them."""
+        return own
+
+    def input(self, x: jax.Array) -> jax.Array:
+        """What the site reads instead of x [..., in]."""
+        return x
+
     def output(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The site's new output [..., out] from its input x [..., in] and the output so far y [..., out]."""
+        return y
+
+    def joined(self, y: jax.Array, residual: jax.Array, norm: Norm | None) -> jax.Array:
+        """What joins the residual stream [..., d] instead of y; `norm` is the one after the sum, where the block has one there."""
         return y
 
     def rows(self) -> tuple[jax.Array, jax.Array] | None:
         """Keys and values [P, heads, head_dim] put before the first position, or None."""
         return None
 
+    def tokens(self) -> jax.Array | None:
+        """Embedded tokens [P, d] put before the first token, or None."""
+        return None
+
+    def shift(self) -> int:
+        """By how many positions the tokens stand further right, tokens put before them aside."""
+        return 0
+
+    def merged(self, own: Weights) -> Weights:
+        """The weights of a site that computes without this part what it computes with it.
+
+        Raises:
+            InputError: no weights do that.
+        """
+        if type(self).weights is Part.weights:
+            raise InputError(f"expected a delta that is a change of weights, to merge it, got {type(self).__name__}; keep it attached")
+        return self.weights(own)
+
 
 class Site(nnx.Module):
     """A place of a backbone with its table of attached parts."""
+
+    own: ClassVar[tuple[str, ...]] = ()
+    """The names of the site's own parameters, those it could have included."""
 
     def __init__(self) -> None:
         self.attached = nnx.Dict({})
@@ -57,8 +100,35 @@ class Site(nnx.Module):
         self.order = tuple(other for other in self.order if other != name)
         return self
 
+    def parts(self) -> list[Any]:
+        """The attached parts, in order."""
+        return [self.attached[name] for name in self.order]
+
+    def plain(self) -> Weights:
+        """The site's own weights, whatever is attached."""
+        return {name: None if (variable := getattr(self, name)) is None else variable[...] for name in self.own}
+
+    def weights(self) -> Weights:
+        """The site's weights after every attached part."""
+        values = self.plain()
+        for part in self.parts():
+            values = part.weights(values)
+        return values
+
+    def entering(self, x: jax.Array) -> jax.Array:
+        """x after every attached part."""
+        for part in self.parts():
+            x = part.input(x)
+        return x
+
     def through(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """y after every attached part, in order."""
-        for name in self.order:
-            y = self.attached[name].output(x, y)
+        for part in self.parts():
+            y = part.output(x, y)
+        return y
+
+    def joining(self, y: jax.Array, residual: jax.Array, norm: Norm | None) -> jax.Array:
+        """What joins the residual stream after every attached part."""
+        for part in self.parts():
+            y = part.joined(y, residual, norm)
         return y

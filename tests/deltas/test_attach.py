@@ -16,7 +16,7 @@ from deltas import Adapter, Attached, LoRA, Prefix
 from deltas.attach import attach, detach, own, select, sites
 from deltas.backbones.blocks import Linear
 from deltas.backbones.sites import Delta, Part
-from deltas.backbones.t5 import T5
+from deltas.backbones.transformer import Transformer
 
 KINDS = {"z_lora": LoRA(rank=2), "a_adapter": Adapter(bottleneck=3, b_std=0.3), "m_prefix": Prefix(length=2, start="normal"),
          "b_all": LoRA(rank=1, sites=("re:.*\\.[qkvo]", "up", "gate", "out", "head"))}
@@ -44,7 +44,7 @@ class Plus(Part):
 
 @pytest.fixture(scope="module")
 def module():
-    return T5(toy.config_of(), rngs=nnx.Rngs(0))
+    return Transformer(toy.config_of(), rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_sites_of_a_t5(names):
 
 
 def test_layer_two_comes_before_layer_ten():
-    found = list(sites(nnx.eval_shape(lambda: T5(toy.config_of(num_layers=11), rngs=nnx.Rngs(0)))))
+    found = list(sites(nnx.eval_shape(lambda: Transformer(toy.config_of(num_layers=11), rngs=nnx.Rngs(0)))))
     assert found.index("encoder.2.attn") < found.index("encoder.10.attn")
 
 

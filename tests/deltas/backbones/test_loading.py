@@ -36,7 +36,7 @@ def change_config(folder, **changes):
 
 
 def test_every_weight_of_the_file_is_at_its_place(folder, backbone):
-    names, ours = t5.weight_names(backbone.config), leaves(backbone)
+    names, ours = t5.names(backbone.config), leaves(backbone)
     assert sorted(names.values()) == sorted(ours)
     for theirs, tensor in toy.weights(backbone.config).items():
         np.testing.assert_array_equal(ours[names[theirs]], tensor.T if names[theirs].endswith("kernel") else tensor)
@@ -76,11 +76,11 @@ def test_bfloat16_is_close(folder, backbone, inputs):
 
 def test_the_head_is_tied_where_the_file_has_none():
     raw = toy.config_json(tie_word_embeddings=True)
-    assert t5.T5Config.from_json(raw).tied
-    untied = t5.T5Config.from_json(raw, frozenset({"shared.weight", "lm_head.weight"}))
+    assert t5.config(raw).tied
+    untied = t5.config(raw, frozenset({"shared.weight", "lm_head.weight"}))
     assert not untied.tied
     assert untied.scaled  # the scaling is version 1.0's, whatever the head
-    tied = t5.T5Config.from_json(toy.config_json(), frozenset({"shared.weight"}))
+    tied = t5.config(toy.config_json(), frozenset({"shared.weight"}))
     assert tied.tied
     assert not tied.scaled
 

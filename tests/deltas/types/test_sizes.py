@@ -10,18 +10,19 @@ from flax import nnx
 from deltas import Adapter, LoRA, Prefix
 from deltas.attach import attach, select, sites
 from deltas.backbones.sites import Delta
-from deltas.backbones.t5 import T5, T5Config
+from deltas.backbones.architecture import Architecture
+from deltas.backbones.transformer import Transformer
 from deltas.functional import no_probe
 
 BASE = {"vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12,
         "act": "gelu_new", "gated": True, "tied": False, "scaled": False}
 
 
-def counts(config: T5Config, *types) -> list[int]:
+def counts(config: Architecture, *types) -> list[int]:
     """Numbers of each type on a T5 of this size; only shapes are computed."""
 
     def build():
-        module = T5(config, rngs=nnx.Rngs(0))
+        module = Transformer(config, rngs=nnx.Rngs(0))
         places = sites(module)
         for i, kind in enumerate(types):
             chosen = {name: places[name] for name in select(places, kind.sites, kind.exclude)}
@@ -36,7 +37,7 @@ def counts(config: T5Config, *types) -> list[int]:
 
 def test_the_papers_sizes():
     types = Adapter(bottleneck=12), LoRA(rank=10), Prefix(length=120, bottleneck=24), Prefix(length=120, bottleneck=24, raw_view=True)
-    assert counts(T5Config(**BASE), *types) == [1_105_920] * 4
+    assert counts(Architecture(**BASE), *types) == [1_105_920] * 4
 
 
 @pytest.mark.parametrize("layers", [1, 3])
