@@ -14,6 +14,7 @@ from deltas.errors import InputError
 from deltas.functional import Attached, Batch
 from deltas.parallel import flight, forget_programs, over_solutions
 from deltas.tasks import METRICS, Encoded, Example, Reading, Task, encode, evaluation_batches
+from deltas.verbalizer import encode_labelled
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,14 @@ class Exam:
         """The first `rows` rows (None: all) of a split.
 
         Raises:
-            InputError: ranking was asked for, and the task has no labels.
+            InputError: ranking was asked for, or the backbone is an encoder, and the task has no labels.
         """
         examples = task.split(split)[:rows]
         labels = None
+        if backbone.kind == "encoder":
+            encoded = encode_labelled(backbone, task, examples, reading)
+            number = np.arange(len(task.labels or ()), dtype=np.int32)[:, None]
+            return cls(task, examples, encoded, reading, Encoded(number, number[:, 0] * 0 + 1, number, number[:, 0] * 0 + 1))
         if reading.decode == "rank":
             if not task.labels:
                 raise InputError(f"expected label words to rank for task {task.name}, got a task without; use decode 'generate'")
@@ -64,7 +69,8 @@ class Exam:
 def tokens_of(backbone: Backbone, examples: Sequence[Example], name: str, reading: Reading) -> Encoded:
     """The examples as padded token ids under the backbone's tokenizer."""
     config = backbone.config
-    return encode(examples, name, backbone.tokenizer, reading, pad_id=config.pad_token_id, eos_id=config.eos_token_id)
+    return encode(examples, name, backbone.tokenizer, reading, pad_id=config.pad_token_id, eos_id=config.eos_token_id,
+                  before=backbone.before, after=backbone.after)
 
 
 def text(backbone: Backbone, ids: np.ndarray) -> str:
@@ -121,12 +127,12 @@ def _one_flight(attached: Attached, thetas: jax.Array, exams: Sequence[Exam], ro
     plans = [evaluation_batches(e.encoded, e.reading, at_once) for e in exams]
     answers = [np.zeros(len(e.examples) if rank else (len(e.examples), width), np.int32) for e in exams]
     losses = [np.zeros((len(e.examples), 2)) for e in exams]
-    labels = _stack_labels(exams) if rank else None
+    labels, tables = _stack_labels(exams) if rank else None, stack_tables(exams)
     for turn in range(max(map(len, plans))):
         steps = [plan[min(turn, len(plan) - 1)] for plan in plans]
         length = max(step[0] for step in steps)
         batches = [batch_of(e.encoded, rows, length, width, valid) for e, (_, rows, valid) in zip(exams, steps, strict=True)]
-        batch = {name: jnp.asarray(np.stack([b[name] for b in batches])) for name in batches[0]}
+        batch = {name: jnp.asarray(np.stack([b[name] for b in batches])) for name in batches[0]} | tables
         if labels is None:
             out, sums = _generating(attached, width)(thetas, attached.frozen, batch)
         else:
@@ -136,6 +142,16 @@ def _one_flight(attached: Attached, thetas: jax.Array, exams: Sequence[Exam], ro
             if turn < len(plan):
                 answers[m][rows[valid]], losses[m][rows[valid]] = out[m][valid], sums[m][valid]
     return [e.score(attached.backbone, a, s) for e, a, s in zip(exams, answers, losses, strict=True)]
+
+
+def stack_tables(exams: Sequence[Exam]) -> dict[str, jax.Array]:
+    """What the exams' batches carry of their labels, [M, …], filled up with zeros to the largest."""
+    stacked = {}
+    for name in exams[0].encoded.tables:
+        arrays = [np.asarray(e.encoded.tables[name]) for e in exams]
+        shape = np.max([a.shape for a in arrays], axis=0)
+        stacked[name] = jnp.asarray(np.stack([np.pad(a, [(0, n - old) for n, old in zip(shape, a.shape, strict=True)]) for a in arrays]))
+    return stacked
 
 
 def _stack_labels(exams: Sequence[Exam]) -> tuple[jax.Array, jax.Array, jax.Array]:

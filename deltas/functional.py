@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from deltas.attach import attach, natural, own, select, sites
-from deltas.backbones.blocks import Dropout
+from deltas.attach import attach, natural, own, sites
+from deltas.backbones.blocks import Attention, Dropout, Entry
 from deltas.backbones.generate import greedy
 from deltas.backbones.loading import Backbone
 from deltas.backbones.sites import Delta, Part
@@ -23,6 +23,7 @@ from deltas.errors import InputError
 from deltas.files import sha256
 from deltas.layout import Layout
 from deltas.types import DeltaType
+from deltas.verbalizer import label_scores
 
 Batch = Mapping[str, jax.Array]
 """input_ids, attention_mask [B, S]; target_ids, target_mask [B, T]: the answer and its end, without the decoder's start token."""
@@ -54,16 +55,16 @@ class Attached:
         """
         module = own(backbone.module)
         places = sites(module)
-        chosen = {name: places[name] for name in select(places, config.sites, config.exclude)}
+        chosen = {name: places[name] for name in config.choose(places)}
         key = jax.random.fold_in(jax.random.key(seed), int(sha256(config.label)[:7], 16))
 
-        def probe(length: int) -> dict[str, tuple[jax.Array, jax.Array]]:
+        def probe(length: int) -> dict[str, tuple[jax.Array, ...]]:
             return activations(backbone, list(chosen), _tokens(backbone, text, length, key))
 
         if theta0 is not None:  # nothing to draw: the values are replaced below
             probe = no_probe(chosen)
         attach(module, config.label, config.build(chosen, key, probe))
-        graphdef, delta, frozen = nnx.split(module, Delta, ...)
+        graphdef, delta, frozen = nnx.split(module, lambda path, variable: isinstance(variable, Delta) and config.label in path, ...)
         flat = {path: variable[...] for path, variable in nnx.to_flat_state(delta)}
         names = {_name(path): path for path in flat}
         order = sorted(names, key=natural)
@@ -101,10 +102,14 @@ class Attached:
         return nnx.merge(self.graphdef, delta, frozen)
 
     def logits(self, theta: jax.Array, frozen: Any, batch: Batch, dropout: Dropout | None = None) -> jax.Array:
-        """Float32 logits [B, T, vocabulary] for the targets, each position given the true targets before it."""
-        start = self.backbone.config.decoder_start_token_id
-        shifted = jnp.pad(batch["target_ids"], ((0, 0), (1, 0)), constant_values=start)[:, :-1]
-        return self.module(theta, frozen)(batch["input_ids"], batch["attention_mask"], shifted, dropout=dropout)
+        """Float32 logits [B, T, vocabulary] for the targets, each position given the true targets before it; of an encoder the scores of
+        the labels, [B, 1, L]."""
+        module = self.module(theta, frozen)
+        if self.backbone.kind == "encoder":
+            return label_scores(module, batch, dropout)[:, None]
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        hidden = module.encode(ids, mask, dropout=dropout)
+        return module.decode(_shifted(module.first(ids, mask), batch["target_ids"]), hidden, mask, dropout=dropout)
 
     def token_losses(self, theta: jax.Array, frozen: Any, batch: Batch, dropout: Dropout | None = None) -> jax.Array:
         """Cross-entropy of each target token, 0 where there is none: float32 [B, T]."""
@@ -120,17 +125,25 @@ class Attached:
         return greedy(self.module(theta, frozen), batch["input_ids"], batch["attention_mask"], max_new_tokens)
 
     def likelihoods(self, theta: jax.Array, frozen: Any, batch: Batch, labels: jax.Array, mask: jax.Array) -> jax.Array:
-        """log p(label | input), summed over its tokens: [B, L] for L labels int32 [L, T] under mask [L, T]."""
-        module = self.module(theta, frozen)
-        hidden = module.encode(batch["input_ids"], batch["attention_mask"])
-        start = self.backbone.config.decoder_start_token_id
+        """log p(label | input), summed over its tokens: [B, L] for L labels int32 [L, T] under mask [L, T].
+
+        An encoder's labels are those of the batch's tables.
+        """
+        module, inputs, visible = self.module(theta, frozen), batch["input_ids"], batch["attention_mask"]
+        if self.backbone.kind == "encoder":
+            return jax.nn.log_softmax(label_scores(module, batch))
+        hidden, first = module.encode(inputs, visible), module.first(inputs, visible)
 
         def one(ids: jax.Array, keep: jax.Array) -> jax.Array:
-            targets = jnp.broadcast_to(ids, (hidden.shape[0], ids.shape[0]))
-            shifted = jnp.pad(targets, ((0, 0), (1, 0)), constant_values=start)[:, :-1]
-            return -jnp.sum(_cross_entropy(module.decode(shifted, hidden, batch["attention_mask"]), targets) * keep, axis=-1)
+            targets = jnp.broadcast_to(ids, (len(inputs), ids.shape[0]))
+            return -jnp.sum(_cross_entropy(module.decode(_shifted(first, targets), hidden, visible), targets) * keep, axis=-1)
 
         return jax.lax.map(lambda label: one(*label), (labels, mask)).T
+
+
+def _shifted(first: jax.Array, targets: jax.Array) -> jax.Array:
+    """What the decoder reads to write the targets [B, T]: the first token [B], then each target but the last."""
+    return jnp.concatenate([first[:, None].astype(targets.dtype), targets[:, :-1]], axis=1)
 
 
 def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -152,23 +165,30 @@ class _Record(Part):
         return y
 
 
-def activations(backbone: Backbone, attentions: Sequence[str], tokens: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Keys and values [P, heads, head_dim] of every named attention site when the backbone reads the tokens [P], in encoder and decoder."""
+def activations(backbone: Backbone, chosen: Sequence[str], tokens: jax.Array) -> dict[str, tuple[jax.Array, ...]]:
+    """What the tokens [P] are to the backbone at the chosen sites: keys and values [P, kv_heads, head_dim] at attention sites, turned as at
+    positions −P … −1 where positions turn them; the embedded tokens [P, d] alone where tokens enter a stack."""
     module = own(backbone.module)
-    attach(module, "record", {f"{name}.{m}": _Record() for name in attentions for m in "kv"})
-    module(tokens[None], jnp.ones((1, len(tokens)), jnp.int32), tokens[None])
     places = sites(module)
+    attentions = [name for name in chosen if isinstance(places[name], Attention)]
+    attach(module, "record", {f"{name}.{m}": _Record() for name in attentions for m in "kv"})
+    if attentions:
+        module(tokens[None], jnp.ones((1, len(tokens)), jnp.int32), *((tokens[None],) if backbone.kind == "encoder-decoder" else ()))
 
     def seen(name: str, m: str) -> jax.Array:
         site: Any = places[name]
-        return site.split(places[f"{name}.{m}"].attached["record"].seen[...][0])
+        rows = site.split(places[f"{name}.{m}"].attached["record"].seen[...])
+        return (site.rotary(rows, jnp.arange(-len(tokens), 0)) if m == "k" and site.rotary is not None else rows)[0]
 
-    return {name: (seen(name, "k"), seen(name, "v")) for name in attentions}
+    entered = {name: (module.shared(tokens) * backbone.config.embed_scale,) for name in chosen if isinstance(places[name], Entry)}
+    return {name: (seen(name, "k"), seen(name, "v")) for name in attentions} | entered
 
 
 def no_probe(chosen: Mapping[str, Any]) -> Any:
     """A probe of zeros, where the initial values are given."""
-    return lambda length: {name: (jnp.zeros((length, site.heads, site.head_dim)),) * 2 for name, site in chosen.items()}
+    return lambda length: {
+        name: (jnp.zeros((length, site.d)),) if isinstance(site, Entry) else (jnp.zeros((length, site.kv_heads, site.head_dim)),) * 2
+        for name, site in chosen.items() if isinstance(site, Attention | Entry)}
 
 
 def _tokens(backbone: Backbone, text: Sequence[str], length: int, key: jax.Array) -> jax.Array:

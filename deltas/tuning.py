@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from deltas.errors import InputError
-from deltas.evaluation import Exam, evaluate_each
+from deltas.evaluation import Exam, evaluate_each, stack_tables
 from deltas.files import replacing, sha256
 from deltas.functional import Attached
 from deltas.parallel import flight, forget_programs, over_solutions
@@ -166,11 +166,12 @@ class _Flight:
         filled = members + [members[-1]] * (size - len(members))  # the devices want a full flight; copies are dropped at the end
         starts = np.concatenate([starts, np.repeat(starts[-1:], size - len(members), axis=0)])
         backbone = attached.backbone
-        exams = [Exam.of(backbone, job.task, "train", replace(reading, decode="generate")) for job in filled]
+        writing = reading if backbone.kind == "encoder" else replace(reading, decode="generate")
+        exams = [Exam.of(backbone, job.task, "train", writing) for job in filled]
         self.dev = [Exam.of(backbone, job.task, "dev", reading, training.dev_rows) for job in filled]
         self.plans = [schedule(exam.encoded, reading, steps=training.steps, batch_size=training.batch_size,
                                segment_steps=training.segment, seed=job.key) for exam, job in zip(exams, filled, strict=True)]
-        self.data = _stack(exams)
+        self.data, self.tables = _stack(exams), stack_tables(exams)
         self.keys = jnp.stack([jax.random.key(job.key) for job in filled])
         self.run_segment, self.init = _compiled(attached, training, decode)
         self.v = jnp.asarray(starts, jnp.float32)
@@ -191,7 +192,8 @@ class _Flight:
             length = max(s.length for s in segments)
             batch = _gather(self.data, jnp.asarray(np.stack([s.rows for s in segments])), length)
             self.v, self.opt, self.failed, loss = self.run_segment(
-                self.v, self.opt, self.failed, jnp.int32(position - steps), batch, self.keys, self.attached.frozen, self.constants)
+                self.v, self.opt, self.failed, jnp.int32(position - steps), batch, self.tables, self.keys,
+                self.attached.frozen, self.constants)
             losses.append(np.asarray(loss))
             tell(steps * len(self.members))
             if position % self.training.evaluate_every < steps or position == self.training.steps:
@@ -256,12 +258,12 @@ def _compiled(attached: Attached, training: Training, decode: Decode) -> tuple[C
     """The scanned segment of steps, and the optimizer's start, over solutions."""
     optimizer = training.transform(attached.label)
 
-    def segment(v, opt, failed, first, batches, key, frozen, constants):
+    def segment(v, opt, failed, first, batches, tables, key, frozen, constants):
         def step(carry: tuple, batch: Any) -> tuple[tuple, jax.Array]:
             v, opt, failed, i = carry
             noise = jax.random.fold_in(key, i)
             loss, gradient = jax.value_and_grad(
-                lambda v: attached.loss(decode(v, constants), frozen, batch, noise, training.dropout))(v)
+                lambda v: attached.loss(decode(v, constants), frozen, {**batch, **tables}, noise, training.dropout))(v)
             finite = jnp.isfinite(loss) & jnp.all(jnp.isfinite(gradient))
             going = (failed < 0) & finite
             updates, moved = optimizer.update(gradient, opt, v)
@@ -272,7 +274,7 @@ def _compiled(attached: Attached, training: Training, decode: Decode) -> tuple[C
         (v, opt, failed, _), losses = jax.lax.scan(step, (v, opt, failed, first), batches)
         return v, opt, failed, losses
 
-    return (over_solutions(segment, (True, True, True, False, True, True, False, False)),
+    return (over_solutions(segment, (True, True, True, False, True, True, True, False, False)),
             over_solutions(optimizer.init, (True,)))
 
 

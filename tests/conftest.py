@@ -3,12 +3,21 @@
 import contextlib
 import re
 
+import jax
 import numpy as np
 import pytest
 import toy
 
 import deltas
 from deltas.errors import InputError
+
+
+def pytest_configure():
+    """Most of the time of these tests is that of compiling small programs that run once: less optimisation, a third of the time.
+
+    For all of them and from the start: a program that is compiled again in the middle must not differ in its last bits.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def weights(config: Architecture, seed: int = 0, kind: str = "t5") -> dict[str, 
         elif ours.endswith("kernel"):
             drawn[name] = noise / math.sqrt(shape[1]) * (config.d_kv**-0.25 if ours[-8:-7] in "qk" else 1)
         else:  # a tied table is also the head: a large one would only echo the last token
-            drawn[name] = 0.03 * noise if config.tied and name == "shared.weight" else noise
+            drawn[name] = 0.03 * noise if config.tied and kind == "t5" and ours == "shared.table" else noise
     return {name: np.ascontiguousarray(value, np.float32) for name, value in drawn.items()}
 
 
@@ -168,13 +168,14 @@ def original(kind: str, **changes: Any) -> Any:
     cls = getattr(transformers, "BertModel" if changes.get(HEADLESS) else MODELS[kind])
     model = cls(cls.config_class(**fields, attn_implementation="eager")).eval()
     tensors = weights(config_of(kind, **changes), 0, kind)
+    head = tensors.pop("lm_head.weight", None) if kind == "t5" else None  # transformers 5 ties it whatever the configuration says
     names = {n if changes.get(HEADLESS) else saved_name(kind, n): torch.tensor(v) for n, v in tensors.items()}
     found = model.load_state_dict(names, strict=False)
     assert not found.unexpected_keys, found.unexpected_keys
     alone = {n for n, _ in model.named_parameters()} - set(names)  # what is tied is named once here
     assert all("pooler" in n for n in alone), alone
-    if kind == "t5" and "lm_head.weight" in names:  # transformers 5 ties it whatever the configuration says
-        model.lm_head.weight = torch.nn.Parameter(names["lm_head.weight"])
+    if head is not None:
+        model.lm_head.weight = torch.nn.Parameter(torch.tensor(head))
     return model
 
 

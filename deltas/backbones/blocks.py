@@ -181,9 +181,9 @@ class RelativePositions(Site):
 class Entry(Site):
     """Where embedded tokens enter a stack: prompts stand before them, but not before the answer of an encoder-decoder."""
 
-    def __init__(self, *, prompts: bool = True) -> None:
+    def __init__(self, d: int, *, prompts: bool = True) -> None:
         super().__init__()
-        self.prompts = prompts
+        self.d, self.prompts = d, prompts
 
     def attach(self, name: str, part: Part) -> Self:
         """Add `part`, which has no tokens where none can stand."""

@@ -91,7 +91,7 @@ class Transformer(nnx.Module):
             self.token_types = Embedding(c.token_types, c.d_model, std=0.02, rngs=rngs)
         if c.num_layers:
             self.encoder = nnx.List([Block(c, cross=False, rngs=rngs) for _ in range(c.num_layers)])
-            self.encoder_input = Entry()
+            self.encoder_input = Entry(c.d_model)
             if (positions := self._positions(True, rngs)) is not None:
                 self.encoder_positions = positions
             if c.embed_norm:
@@ -100,7 +100,7 @@ class Transformer(nnx.Module):
                 self.encoder_norm = norm(c)
         if c.num_decoder_layers:
             self.decoder = nnx.List([Block(c, cross=c.kind == "encoder-decoder", rngs=rngs) for _ in range(c.num_decoder_layers)])
-            self.decoder_input = Entry(prompts=c.kind == "decoder")
+            self.decoder_input = Entry(c.d_model, prompts=c.kind == "decoder")
             if (positions := self._positions(False, rngs)) is not None:
                 self.decoder_positions = positions
             if c.embed_norm:

@@ -5,8 +5,8 @@ shape. numpy only; nothing here knows of devices.
 """
 
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ class Reading:
         input: what the backbone reads; `{input}` is the example's text, `{task}` the task's name.
         target: what it is to write; `{answer}` is the answer, `{task}` the task's name.
         decode: "generate" the answer greedily, or "rank" the task's labels by likelihood.
+        verbalizer: how an encoder scores labels (`deltas.verbalizer`); None: words with a masked-language head, cosine without.
         buckets: lengths in tokens that inputs and targets are padded to; the maximum itself is always one of them.
     """
 
@@ -33,6 +34,7 @@ class Reading:
     input: str = "{input}"
     target: str = "{answer}"
     decode: Literal["generate", "rank"] = "generate"
+    verbalizer: Literal["words", "cosine", "linear"] | None = None
     buckets: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
 
     def __post_init__(self) -> None:
@@ -43,6 +45,8 @@ class Reading:
                 raise InputError(f"expected {name} to be a whole number of at least 2 tokens, got {value!r}; choose another")
         if self.decode not in ("generate", "rank"):
             raise InputError(f"expected decode to be generate or rank, got {self.decode!r}; choose one of these")
+        if self.verbalizer not in (None, "words", "cosine", "linear"):
+            raise InputError(f"expected verbalizer to be words, cosine or linear, got {self.verbalizer!r}; choose one of these")
         if any(not isinstance(b, int) or b < 1 for b in self.buckets) or list(self.buckets) != sorted(set(self.buckets)):
             raise InputError(f"expected buckets as rising whole numbers of tokens, got {self.buckets}; sort them")
         _check_format("input", self.input)
@@ -66,7 +70,8 @@ def _check_format(wanted: str, text: str) -> None:
 class Encoded:
     """R examples as token ids, each row ended by the end token and then padded.
 
-    Targets are what the decoder is to write; its start token is not included.
+    Targets are what the decoder is to write; its start token is not included. Of an encoder they are the number of the label, [R, 1], and
+    `tables` is what every batch carries of the labels.
     """
 
     input_ids: Int32[np.ndarray, "R S"]
@@ -74,44 +79,54 @@ class Encoded:
     target_ids: Int32[np.ndarray, "R T"]
     target_lengths: Int32[np.ndarray, " R"]
     pad_id: int = 0
+    tables: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
 
 def encode(
-    examples: Sequence[Example], task_name: str, tokenizer: Any, reading: Reading, *, pad_id: int, eos_id: int | None
+    examples: Sequence[Example], task_name: str, tokenizer: Any, reading: Reading, *, pad_id: int, eos_id: int | None,
+    before: Sequence[int] = (), after: Sequence[int] | None = None,
 ) -> Encoded:
     """The examples' inputs and first answers as token ids; S and T are the buckets of the longest row.
 
-    The end token is appended here, not by the tokenizer (a bare `tokenizer.json` may know of none), and survives truncation.
+    What opens and closes a row is added here, not by the tokenizer (a bare `tokenizer.json` may know of none), and survives truncation.
 
     Args:
         tokenizer: a Hugging Face fast tokenizer.
         pad_id: what rows are padded with.
-        eos_id: the end token; None for backbones without one.
+        eos_id: the end token of an answer; None for backbones without one.
+        before, after: token ids around an input; None after it is the end token.
 
     Raises:
         InputError: no examples.
     """
     if not examples:
         raise InputError(f"expected examples of task {task_name}, got none; check its rows")
-    inputs = [reading.input.format(input=e.input, task=task_name) for e in examples]
-    targets = [reading.target.format(answer=e.answers[0], task=task_name) for e in examples]
+    targets, end = [reading.target.format(answer=e.answers[0], task=task_name) for e in examples], [] if eos_id is None else [eos_id]
     return Encoded(
-        *_tokens(inputs, tokenizer, reading, reading.max_input, pad_id, eos_id),
-        *_tokens(targets, tokenizer, reading, reading.max_target, pad_id, eos_id),
+        *tokens(turned(examples, task_name, reading), tokenizer, reading, reading.max_input, pad_id, before, end if after is None else after),
+        *tokens(targets, tokenizer, reading, reading.max_target, pad_id, (), end),
         pad_id,
     )
 
 
-def _tokens(
-    texts: list[str], tokenizer: Any, reading: Reading, limit: int, pad_id: int, eos_id: int | None
+def turned(examples: Sequence[Example], task_name: str, reading: Reading) -> list[str]:
+    """The examples' inputs as the backbone reads them."""
+    return [reading.input.format(input=e.input, task=task_name) for e in examples]
+
+
+def tokens(
+    texts: Sequence[str], tokenizer: Any, reading: Reading, limit: int, pad_id: int, before: Sequence[int], after: Sequence[int]
 ) -> tuple[Int32[np.ndarray, "R L"], Int32[np.ndarray, " R"]]:
-    end = [] if eos_id is None else [eos_id]
-    kept = limit - len(end)
+    """The texts as token ids between `before` and `after`, cut to `limit` and padded, and their lengths."""
+    start, end = list(before), list(after)
+    kept = limit - len(start) - len(end)
+    if kept < 1:
+        raise InputError(f"expected room for a text beside {len(start) + len(end)} other tokens, got a limit of {limit}; raise max_input")
     # verbose=False: the warning about long texts is not for us, they are cut below
-    rows = [ids[:kept] + end for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+    rows = [start + ids[:kept] + end for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
     rows = [row or [pad_id] for row in rows]  # attention over no token at all is undefined
     lengths = np.array([len(row) for row in rows], np.int32)
     ids = np.full((len(rows), reading.bucket(int(lengths.max()), limit)), pad_id, np.int32)

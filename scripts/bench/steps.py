@@ -64,7 +64,7 @@ def training_steps(attached: Attached, batches: Sequence[Mapping[str, np.ndarray
     def run() -> list[np.ndarray]:
         now, losses = state, []
         for batch in data:
-            *now, loss = segment(*now, jnp.int32(0), batch, keys, attached.frozen, constants)
+            *now, loss = segment(*now, jnp.int32(0), batch, {}, keys, attached.frozen, constants)
             losses.append(loss)
         return [np.asarray(loss[0]) for loss in losses]
 

@@ -10,7 +10,7 @@ import toy
 
 from deltas import Adapter, Attached, LoRA, Prefix, load_backbone
 from deltas.attach import sites
-from deltas.types import TYPES, delta_type
+from deltas.types import delta_type
 
 EVERY = [LoRA(rank=2), Adapter(bottleneck=3), Prefix(length=4), Prefix(length=4, bottleneck=2, label="network")]
 TEXT = ["ba be bi", "do fu ka"]
@@ -74,11 +74,8 @@ def test_a_prefix_longer_than_the_text_repeats_it(backbone):
 @pytest.mark.parametrize("config", EVERY, ids=lambda c: c.label)
 def test_theta0_follows_from_the_seed(backbone, attached, config):
     one, same, other = attached[config.label], *(Attached.of(backbone, config, seed=seed) for seed in (0, 1))
-    if config.label == "network":  # its fit by least squares may differ in the last bit with the number of threads
-        np.testing.assert_allclose(one.theta0, same.theta0, atol=1e-5)
-    else:
-        assert one.theta0_fingerprint == same.theta0_fingerprint
-    assert one.theta0_fingerprint != other.theta0_fingerprint
+    np.testing.assert_array_equal(one.theta0, same.theta0)
+    assert one.theta0_fingerprint == same.theta0_fingerprint != other.theta0_fingerprint
     assert not np.array_equal(one.theta0, other.theta0)
     relabelled = Attached.of(backbone, dataclasses.replace(config, label="another"))
     assert not np.array_equal(one.theta0, relabelled.theta0)
@@ -96,11 +93,6 @@ def test_theta0_of_another_size_is_refused(backbone, refused):
                          ids=lambda c: c.label)
 def test_json_round_trip(config):
     assert delta_type(json.loads(json.dumps(config.to_json()))) == config
-
-
-def test_defaults():
-    assert set(TYPES) == {"lora", "adapter", "prefix"}
-    assert [kind().label for kind in TYPES.values()] == list(TYPES)
 
 
 @pytest.mark.parametrize(("fields", "words"), [
@@ -124,7 +116,7 @@ def test_bad_settings(fields, words, refused):
 
 @pytest.mark.parametrize(("config", "words"), [
     (LoRA(sites=("attn",)), ["lora", "decoder.0.attn", "Attention"]),
-    (Adapter(sites=("q",)), ["adapter", ".q"]),
+    (Adapter(sites=("attn_norm",)), ["adapter", "decoder.0.attn_norm", "Norm"]),
     (Prefix(sites=("ff",)), ["prefix", "decoder.0.ff", "FeedForward"]),
     (LoRA(sites=("query",)), ["'query'"]),
 ])
