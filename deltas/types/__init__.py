@@ -1,8 +1,18 @@
 """The delta types, one file each.
 
-lora      y' = y + (alpha/r) · x A B             at linear maps
-adapter   y' = y + swish(y A) B                  after sublayers
-prefix    keys and values left of position 0     in self-attention
+lora             y' = y + s · x A B, or W' = m · (W + s A B)/|W + s A B|        at linear maps
+adapter          y' = y + s · act(h A) B                                        at sublayers
+lowrank_adapter  the same with A A' for A and B B' for B, of low rank           at sublayers
+compacter        the same with Σ R_i ⊗ (S_i T_i) for A and for B                at sublayers
+prefix           keys and values left of position 0                             in attention
+prompt           rows among the embedded tokens                                 where tokens enter
+bitfit           y' = y + b                                                     at linear maps and norms
+ia3              y' = l ⊙ y, or (l ⊙ x) W                                       at linear maps
+full             W' = W + ΔW                                                    at all weights
+arbitrary        groups of all of these, as many as a budget pays for           everywhere
+together         several types as one                                           at the sites of each
+
+h is the sublayer's output, its input, or the normed residual stream after it: see `adapter`.
 """
 
 from collections.abc import Mapping
@@ -10,11 +20,20 @@ from typing import Any
 
 from deltas.errors import InputError
 from deltas.types.adapter import Adapter
+from deltas.types.arbitrary import Arbitrary
 from deltas.types.base import DeltaType
+from deltas.types.bitfit import BitFit
+from deltas.types.compacter import Compacter
+from deltas.types.full import Full
+from deltas.types.ia3 import IA3
 from deltas.types.lora import LoRA
+from deltas.types.lowrank_adapter import LowRankAdapter
 from deltas.types.prefix import Prefix
+from deltas.types.prompt import Prompt
+from deltas.types.together import Together
 
-TYPES: dict[str, type[DeltaType]] = {cls.name: cls for cls in (LoRA, Adapter, Prefix)}
+TYPES: dict[str, type[DeltaType]] = {cls.name: cls for cls in (
+    LoRA, Adapter, Prefix, Prompt, BitFit, IA3, LowRankAdapter, Compacter, Full, Arbitrary, Together)}
 
 
 def delta_type(fields: Mapping[str, Any]) -> DeltaType:
@@ -25,4 +44,7 @@ def delta_type(fields: Mapping[str, Any]) -> DeltaType:
     return TYPES[kind].from_json(fields)
 
 
-__all__ = ["TYPES", "Adapter", "DeltaType", "LoRA", "Prefix", "delta_type"]
+__all__ = [
+    "IA3", "TYPES", "Adapter", "Arbitrary", "BitFit", "Compacter", "DeltaType", "Full", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Together",
+    "delta_type",
+]
