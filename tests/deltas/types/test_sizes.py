@@ -8,9 +8,9 @@ import toy
 from flax import nnx
 
 from deltas import Adapter, LoRA, Prefix
-from deltas.attach import attach, select, sites
-from deltas.backbones.sites import Delta
+from deltas.attach import attach, sites
 from deltas.backbones.architecture import Architecture
+from deltas.backbones.sites import Delta
 from deltas.backbones.transformer import Transformer
 from deltas.functional import no_probe
 
@@ -25,7 +25,7 @@ def counts(config: Architecture, *types) -> list[int]:
         module = Transformer(config, rngs=nnx.Rngs(0))
         places = sites(module)
         for i, kind in enumerate(types):
-            chosen = {name: places[name] for name in select(places, kind.sites, kind.exclude)}
+            chosen = {name: places[name] for name in kind.choose(places)}
             attach(module, f"delta{i}", kind.build(chosen, jax.random.key(0), no_probe(chosen)))
         return module
 
