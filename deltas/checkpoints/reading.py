@@ -1,0 +1,116 @@
+"""The folder of a foreign checkpoint: its configuration and its tensors, none of which is ever passed over."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from deltas.errors import InputError
+from deltas.files import read_json
+
+
+def read_config(folder: Path, needs: str) -> dict[str, Any]:
+    """The `adapter_config.json` of a folder, which must hold the key `needs`."""
+    if not folder.is_dir():
+        raise InputError(f"expected the folder of an adapter, got {str(folder)!r}, which is no folder; check the path")
+    raw = read_json(folder / "adapter_config.json")
+    if not isinstance(raw, dict) or needs not in raw:
+        raise InputError(f"expected {needs} in {folder / 'adapter_config.json'}, got none; it is the configuration of another library")
+    return raw
+
+
+def read_tensors(folder: Path, safe: str, pickled: str, *, allow_pickle: bool) -> dict[str, np.ndarray]:
+    """Every tensor of the folder by name, as float32, which holds the 16-bit floats exactly.
+
+    Args:
+        folder: of the adapter.
+        safe: the name of its safetensors file; beside it, the name with `.index.json` lists shards.
+        pickled: the name of the pickle that the library wrote once, or writes still.
+        allow_pickle: read that pickle where there is no safetensors file, weights only, with PyTorch.
+
+    Raises:
+        InputError: no such file, a pickle without leave to read it, a damaged file, or a shard outside the folder.
+    """
+    index = folder / f"{safe}.index.json"
+    if (folder / safe).is_file():
+        return _safe(folder / safe)
+    if index.is_file():
+        found: dict[str, np.ndarray] = {}
+        for name in sorted(set(_weight_map(index).values())):
+            found |= _safe(folder / name)
+        return found
+    if not (folder / pickled).is_file():
+        raise InputError(f"expected {safe} in {folder}, got none; give the folder that the adapter was saved to")
+    if not allow_pickle:
+        raise InputError(f"expected {safe} in {folder}, got the pickle {pickled}, which may run code when read; "
+                         "convert it to safetensors, or read its weights alone with allow_pickle=True")
+    return _pickled(folder / pickled)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    table = read_json(index)
+    names = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(names, dict):
+        raise InputError(f"expected a weight_map in {index}, got none; download it again")
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise InputError(f"expected the names of files beside {index}, got {name!r}, which leads elsewhere; do not trust this checkpoint")
+    return names
+
+
+def _safe(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="flax") as file:  # numpy has no bfloat16
+            return {name: np.asarray(file.get_tensor(name).astype(jnp.float32)) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"expected a whole safetensors file at {path}, got '{error}'; download it again") from None
+
+
+def _pickled(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise InputError(f"expected PyTorch, to read {path}, got an installation without it; install deltaspace[parity]") from None
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        return {str(name): value.to(torch.float32).numpy() for name, value in values.items()}
+    except Exception as error:  # the unpickler raises many kinds, and its messages are pages long
+        raise InputError(f"expected a pickle of tensors alone at {path}, got one that cannot be read so ({type(error).__name__}); "
+                         "convert it to safetensors where it was made") from None
+
+
+class Tensors:
+    """The tensors of a checkpoint as they are taken; in the end one error tells of all that is missing, misshapen or left over."""
+
+    def __init__(self, values: Mapping[str, np.ndarray], where: Path) -> None:
+        self.values, self.where = values, where
+        self.taken: set[str] = set()
+        self.faults: list[str] = []
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor `name`; zeros, and a fault, where it is not there in this shape."""
+        self.taken.add(name)
+        value = self.values.get(name)
+        if value is None:
+            self.faults.append(f"no {name}")
+        elif value.shape != shape:
+            self.faults.append(f"{name} of shape {value.shape} where {shape} fits")
+        else:
+            return value
+        return np.zeros(shape, np.float32)
+
+    def done(self) -> None:
+        """Refuse the checkpoint where anything is missing, misshapen or left over.
+
+        Raises:
+            InputError: naming every such tensor.
+        """
+        surplus = sorted(set(self.values) - self.taken)
+        faults = self.faults + [f"{name}, which has no place" for name in surplus]
+        if faults:
+            raise InputError(f"expected the tensors that {self.where / 'adapter_config.json'} describes on this backbone, got "
+                             f"{', '.join(faults)}; use the backbone it was trained on, and the whole checkpoint")
