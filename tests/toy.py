@@ -96,7 +96,7 @@ def weights(config: Architecture, seed: int = 0, kind: str = "t5") -> dict[str, 
         if ours.endswith("bias"):
             drawn[name] = 0.2 * noise
         elif ours.endswith("positions.table") and config.positions == "learned":
-            drawn[name] = 0.3 * noise
+            drawn[name] = 0.9 * noise
         elif ours.endswith("scale"):
             drawn[name] = 1 + 0.2 * noise
         elif ours.endswith("kernel") and not family.transposed:
@@ -104,7 +104,8 @@ def weights(config: Architecture, seed: int = 0, kind: str = "t5") -> dict[str, 
         elif ours.endswith("kernel"):
             drawn[name] = noise / math.sqrt(shape[1]) * (config.d_kv**-0.25 if ours[-8:-7] in "qk" else 1)
         else:  # a tied table is also the head: a large one would only echo the last token
-            drawn[name] = 0.03 * noise if config.tied and kind == "t5" and ours == "shared.table" else noise
+            echoing = config.tied and config.num_decoder_layers and ours == "shared.table"
+            drawn[name] = (0.03 if kind == "t5" else 0.1) * noise if echoing else noise
     return {name: np.ascontiguousarray(value, np.float32) for name, value in drawn.items()}
 
 
