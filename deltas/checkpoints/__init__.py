@@ -10,7 +10,8 @@ solutions      tensors ↔ `Solution`, and into a bank
 What would change the mathematics and is not built is refused by its name; no tensor is passed over.
 """
 
+from deltas.checkpoints.adapterhub import load_adapterhub
 from deltas.checkpoints.peft import load_peft, save_peft
 from deltas.checkpoints.solutions import add_to_bank, read_solution
 
-__all__ = ["add_to_bank", "load_peft", "read_solution", "save_peft"]
+__all__ = ["add_to_bank", "load_adapterhub", "load_peft", "read_solution", "save_peft"]

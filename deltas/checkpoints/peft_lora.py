@@ -126,7 +126,7 @@ def _values(config: LoRA, sites: Mapping[str, Site]) -> dict[str, float]:
     """alpha at each site."""
     values = dict.fromkeys(sites, config.alpha)
     for pattern, value in reversed(config.alpha_pattern):
-        values |= dict.fromkeys(select(sites, (pattern,)), value)
+        values |= {site: float(value) for site in select(sites, (pattern,))}
     return values
 
 
