@@ -61,9 +61,14 @@ class Architecture:
     head_bias: bool = False
     masked_head: bool = False
     """A masked-language head: dense, activation, norm, tied embedding, bias."""
+    head_act: str = "gelu"
+    """The activation of that head."""
 
     pad_token_id: int = 0
     eos_token_id: int = 1
+    """What ends an answer: the token that is trained on."""
+    other_ends: tuple[int, ...] = ()
+    """Further tokens that end an answer."""
     decoder_start_token_id: int = 0
 
     @property
@@ -72,6 +77,11 @@ class Architecture:
         if self.num_layers and self.num_decoder_layers:
             return "encoder-decoder"
         return "encoder" if self.num_layers else "decoder"
+
+    @property
+    def room(self) -> int | None:
+        """How many tokens a stack can tell apart by a table of positions, or None where there is no limit."""
+        return self.max_positions - self.position_offset if self.positions == "learned" else None
 
     @property
     def final_norm(self) -> bool:

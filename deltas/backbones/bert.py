@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2019, arXiv 1810.04805) and RoBERTa (Liu et al. 2019, arXiv 1907.11692): encoders, with or without a masked-language
 head; sentence encoders such as MiniLM are BERTs without one.
 
-RoBERTa differs in its positions, which start after the padding token's id, and in the names of its head.
+RoBERTa differs in its positions, which start after the padding token's id, and in its head: other names, and always a gelu.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from deltas.backbones.architecture import Architecture
-from deltas.backbones.family import Family, Names, activation, fixed, sizes, token
+from deltas.backbones.family import Family, Names, activation, fixed, head_size, sizes, token
 
 HEADS = {
     "bert": {"cls.predictions.transform.dense": "head_dense", "cls.predictions.transform.LayerNorm": "head_norm"},
@@ -20,12 +20,13 @@ BIAS = {"bert": "cls.predictions.bias", "roberta": "lm_head.bias"}
 
 def config(kind: str, raw: Mapping[str, Any], names: frozenset[str] = frozenset()) -> Architecture:
     """From a `config.json` and the names of the tensors, which say whether there is a masked-language head."""
-    fixed(raw, is_decoder=False, add_cross_attention=False, position_embedding_type="absolute")
+    fixed(raw, is_decoder=False, add_cross_attention=False, position_embedding_type="absolute", tie_word_embeddings=True)
     found = sizes(raw, vocab_size="vocab_size", d_model="hidden_size", num_layers="num_hidden_layers", num_heads="num_attention_heads",
                   d_ff="intermediate_size", max_positions="max_position_embeddings")
     head, pad = BIAS[kind] in names, token(raw, "pad_token_id", 0 if kind == "bert" else 1)
+    act = activation(raw.get("hidden_act", "gelu"), "hidden_act")
     return Architecture(
-        **found, d_kv=found["d_model"] // found["num_heads"], act=activation(raw.get("hidden_act", "gelu"), "hidden_act"), rms=False,
+        **found, d_kv=head_size(raw, found["d_model"], found["num_heads"]), act=act, head_act=act if kind == "bert" else "gelu", rms=False,
         layer_norm_epsilon=raw.get("layer_norm_eps", 1e-12), norm_first=False, embed_norm=True, bias=True, positions="learned",
         position_offset=0 if kind == "bert" else pad + 1, token_types=raw.get("type_vocab_size", 2), masked_head=head, head_bias=head,
         pad_token_id=pad, eos_token_id=token(raw, "sep_token_id" if kind == "bert" else "eos_token_id", 102 if kind == "bert" else 2))
@@ -43,7 +44,7 @@ def names(kind: str, c: Architecture) -> Names:
                  f"{theirs}.output.dense": f"{ours}.ff.out"}
         norms |= {f"{theirs}.attention.output.LayerNorm": f"{ours}.attn_norm", f"{theirs}.output.LayerNorm": f"{ours}.ff_norm"}
     if c.masked_head:
-        found[BIAS[kind]] = "head_bias"
+        found[BIAS[kind]] = "head_bias.bias"
         dense, after = HEADS[kind]
         maps[dense], norms[after] = HEADS[kind][dense], HEADS[kind][after]
     for their, our in maps.items():
@@ -53,7 +54,12 @@ def names(kind: str, c: Architecture) -> Names:
     return found
 
 
-# The head's own copies of embedding and bias, and what only the pretraining tasks used.
-REDUNDANT = ("embeddings.position_ids", "pooler.dense.*", "cls.seq_relationship.*", "cls.predictions.decoder.*", "lm_head.decoder.*")
-BERT = Family(config=partial(config, "bert"), names=partial(names, "bert"), prefix="bert.", redundant=REDUNDANT)
-ROBERTA = Family(config=partial(config, "roberta"), names=partial(names, "roberta"), prefix="roberta.", redundant=REDUNDANT)
+def _family(kind: str) -> Family:
+    decoder = BIAS[kind].removesuffix("bias") + "decoder."
+    return Family(
+        config=partial(config, kind), names=partial(names, kind), prefix=f"{kind}.",
+        copies={decoder + "weight": "embeddings.word_embeddings.weight", decoder + "bias": BIAS[kind]},
+        unread=("embeddings.position_ids", "pooler.dense.*", "cls.seq_relationship.*"))  # numbers 0, 1, …; what only pretraining used
+
+
+BERT, ROBERTA = _family("bert"), _family("roberta")

@@ -1,7 +1,7 @@
 """What a family of transformers adds to the shared blocks: how its configuration maps to them, and its table of weight names."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deltas.backbones.architecture import Architecture
@@ -18,15 +18,21 @@ class Family:
     """How one family is read.
 
     config: (`config.json`, names of the tensors) → architecture. names: architecture → table of names. prefix: what the names start with
-    where the file was saved with a head. transposed: whether linear kernels are stored [out, in] there. redundant: globs of tensors that a
-    file may carry and nothing here reads.
+    where the file was saved with a head. transposed: whether linear kernels are stored [out, in] there. copies: further names that a file
+    may carry → the tensor that they must equal. unread: globs of tensors that no part of the mathematics reads.
     """
 
     config: Callable[[Mapping[str, Any], frozenset[str]], Architecture]
     names: Callable[[Architecture], Names]
     prefix: str = ""
     transposed: bool = True
-    redundant: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+    @property
+    def redundant(self) -> tuple[str, ...]:
+        """Globs of the tensors that a file may carry beside those of the table."""
+        return (*self.copies, *self.unread)
 
 
 def sizes(raw: Mapping[str, Any], **wanted: str) -> dict[str, Any]:
@@ -58,3 +64,18 @@ def token(raw: Mapping[str, Any], name: str, otherwise: int) -> int:
     if isinstance(value, list):
         value = value[0] if value else None
     return otherwise if value is None else int(value)
+
+
+def ends(raw: Mapping[str, Any], otherwise: int) -> dict[str, Any]:
+    """What ends an answer: the end token and, where there are several, the others."""
+    several = raw.get("eos_token_id")
+    return {"eos_token_id": token(raw, "eos_token_id", otherwise),
+            "other_ends": tuple(map(int, several[1:])) if isinstance(several, list) else ()}
+
+
+def head_size(raw: Mapping[str, Any], width: int, heads: int) -> int:
+    """The size of a head where the heads divide the hidden size."""
+    if width % heads:
+        raise InputError(f"expected a hidden size that its heads divide, got {width} and {heads} heads in the config.json of a "
+                         f"{raw.get('model_type')}; restore the file")
+    return width // heads

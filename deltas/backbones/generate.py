@@ -15,11 +15,11 @@ def greedy(module: Any, input_ids: jax.Array, attention_mask: jax.Array, max_new
         max_new_tokens: T, a Python number.
 
     Returns:
-        int32 [B, T]; after a row's end-of-sequence token all is padding.
+        int32 [B, T]; after a token that ends a row all is padding.
     """
     config = module.config
     cache = module.start(module.encode(input_ids, attention_mask), max_new_tokens)
-    rows = input_ids.shape[0]
+    rows, ends = input_ids.shape[0], jnp.array([config.eos_token_id, *config.other_ends])
 
     def going(state: tuple) -> jax.Array:
         at, _, done, _, _ = state
@@ -30,7 +30,7 @@ def greedy(module: Any, input_ids: jax.Array, attention_mask: jax.Array, max_new
         logits, cache = module.step(token, at, cache, attention_mask)
         token = jnp.where(done, config.pad_token_id, jnp.argmax(logits, axis=-1).astype(jnp.int32))
         out = jax.lax.dynamic_update_slice_in_dim(out, token[:, None], at, axis=1)
-        return at + 1, token, done | (token == config.eos_token_id), out, cache
+        return at + 1, token, done | jnp.isin(token, ends), out, cache
 
     first = module.first(input_ids, attention_mask)
     out = jnp.full((rows, max_new_tokens), config.pad_token_id, jnp.int32)

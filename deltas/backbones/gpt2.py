@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deltas.backbones.architecture import Architecture
-from deltas.backbones.family import Family, Names, activation, fixed, sizes, token
+from deltas.backbones.family import Family, Names, activation, ends, fixed, head_size, sizes, token
 
 
 def config(raw: Mapping[str, Any], names: frozenset[str] = frozenset()) -> Architecture:
@@ -15,12 +15,12 @@ def config(raw: Mapping[str, Any], names: frozenset[str] = frozenset()) -> Archi
     fixed(raw, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False, tie_word_embeddings=True)
     found = sizes(raw, vocab_size="vocab_size", d_model="n_embd", num_decoder_layers="n_layer", num_heads="n_head",
                   max_positions="n_positions")
-    eos = token(raw, "eos_token_id", 50256)
+    end = ends(raw, 50256)
     return Architecture(
-        **found, d_kv=found["d_model"] // found["num_heads"], d_ff=raw.get("n_inner") or 4 * found["d_model"],
+        **found, d_kv=head_size(raw, found["d_model"], found["num_heads"]), d_ff=raw.get("n_inner") or 4 * found["d_model"],
         act=activation(raw.get("activation_function", "gelu_new"), "activation_function"), rms=False,
         layer_norm_epsilon=raw.get("layer_norm_epsilon", 1e-5), bias=True, positions="learned",
-        pad_token_id=token(raw, "pad_token_id", eos), eos_token_id=eos)
+        pad_token_id=token(raw, "pad_token_id", end["eos_token_id"]), **end)
 
 
 def names(c: Architecture) -> Names:
@@ -37,6 +37,5 @@ def names(c: Architecture) -> Names:
     return found
 
 
-# Causal masks that old files carry, and the tied head.
-FAMILY = Family(config=config, names=names, prefix="transformer.", transposed=False,
-                redundant=("h.*.attn.bias", "h.*.attn.masked_bias", "lm_head.weight"))
+FAMILY = Family(config=config, names=names, prefix="transformer.", transposed=False, copies={"lm_head.weight": "wte.weight"},
+                unread=("h.*.attn.bias", "h.*.attn.masked_bias"))  # causal masks that old files carry

@@ -9,7 +9,7 @@ from typing import Any
 
 from deltas.backbones.architecture import Architecture
 from deltas.backbones.blocks import Rotary
-from deltas.backbones.family import Family, Names, activation, fixed, sizes, token
+from deltas.backbones.family import Family, Names, activation, ends, fixed, head_size, sizes, token
 from deltas.errors import InputError
 
 
@@ -21,18 +21,29 @@ def config(kind: str, raw: Mapping[str, Any], names: frozenset[str] = frozenset(
     bias = bool(raw.get("attention_bias", False))
     if kind == "llama" and bias:
         raise InputError("expected attention_bias false in config.json, got true, which is not built for llama; choose another backbone")
-    window = raw.get("sliding_window")
-    if kind == "llama" or not raw.get("use_sliding_window", kind == "mistral"):
-        window = None
-    if window is not None and raw.get("max_window_layers", 0):
-        raise InputError("expected a sliding_window for all layers or none, got max_window_layers in config.json; choose another backbone")
-    eos = token(raw, "eos_token_id", 2)
+    heads, end = found["num_heads"], ends(raw, 2)
+    kv_heads = raw.get("num_key_value_heads", {"mistral": 8, "qwen2": 32}.get(kind)) or heads
+    if heads % kv_heads:
+        raise InputError(f"expected num_key_value_heads that divide the {heads} heads, got {kv_heads} in config.json; restore the file")
     return Architecture(
-        **found, d_kv=raw.get("head_dim") or found["d_model"] // found["num_heads"],
-        num_kv_heads=raw.get("num_key_value_heads") or found["num_heads"], act=activation(raw.get("hidden_act", "silu"), "hidden_act"),
-        gated=True, layer_norm_epsilon=raw.get("rms_norm_eps", 1e-6), qkv_bias=kind == "qwen2", positions="rotary", rotary=rotary(raw),
-        window=window, tied="lm_head.weight" not in names if names else bool(raw.get("tie_word_embeddings", False)),
-        pad_token_id=token(raw, "pad_token_id", eos), eos_token_id=eos)
+        **found, d_kv=raw.get("head_dim") or head_size(raw, found["d_model"], heads), num_kv_heads=kv_heads,
+        act=activation(raw.get("hidden_act", "silu"), "hidden_act"), gated=True, layer_norm_epsilon=raw.get("rms_norm_eps", 1e-6),
+        qkv_bias=kind == "qwen2", positions="rotary", rotary=rotary(raw), window=window(kind, raw, found["num_decoder_layers"]),
+        tied=raw.get("tie_word_embeddings") is True and "lm_head.weight" not in names,  # a head of its own is used, as it is there
+        pad_token_id=token(raw, "pad_token_id", end["eos_token_id"]), **end)
+
+
+def window(kind: str, raw: Mapping[str, Any], layers: int) -> int | None:
+    """How far back the layers see: all of them as far, or else the configuration is refused."""
+    far = None if kind == "llama" else raw.get("sliding_window", 4096)
+    if kind == "qwen2" and not raw.get("use_sliding_window", False):
+        far = None
+    first = 0 if far is None or kind == "mistral" else raw.get("max_window_layers", 28)
+    kinds = raw.get("layer_types") or ["sliding_attention" if far is not None and i >= first else "full_attention" for i in range(layers)]
+    if set(kinds) not in ({"full_attention"}, {"sliding_attention"}) or (far is None and "sliding_attention" in kinds):
+        raise InputError(f"expected a sliding_window for all layers or none, got layer_types {', '.join(sorted(set(kinds)))} "
+                         f"with sliding_window {far} in config.json; choose another backbone")
+    return far if "sliding_attention" in kinds else None
 
 
 def rotary(raw: Mapping[str, Any]) -> Rotary:
@@ -40,14 +51,18 @@ def rotary(raw: Mapping[str, Any]) -> Rotary:
     fields: dict[str, Any] = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     base = float(fields.get("rope_theta") or raw.get("rope_theta") or 10000.0)
     kind = fields.get("rope_type", fields.get("type", "default"))
-    if kind == "default":
-        return Rotary(base)
-    if kind == "linear":
-        return Rotary(base, float(fields["factor"]))
-    if kind == "llama3":
-        return Rotary(base, float(fields["factor"]), int(fields["original_max_position_embeddings"]), float(fields["low_freq_factor"]),
-                      float(fields["high_freq_factor"]))
-    raise InputError(f"expected rope_type default, linear or llama3 in config.json, got {kind!r}; choose another backbone")
+    turned = fields.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
+    if turned not in (None, 1):
+        raise InputError(f"expected partial_rotary_factor 1 in config.json, got {turned}, which is not built; choose another backbone")
+    wanted = {"default": {}, "linear": {"factor": "factor"},
+              "llama3": {"factor": "factor", "original": "original_max_position_embeddings", "low": "low_freq_factor",
+                         "high": "high_freq_factor"}}
+    if kind not in wanted:
+        raise InputError(f"expected rope_type {', '.join(wanted)} in config.json, got {kind!r}; choose another backbone")
+    missing = [theirs for theirs in wanted[kind].values() if fields.get(theirs) is None]
+    if missing:
+        raise InputError(f"expected {', '.join(missing)} beside rope_type {kind} in config.json, got none; restore the file")
+    return Rotary(base, **{ours: fields[theirs] for ours, theirs in wanted[kind].items()})
 
 
 def names(c: Architecture) -> Names:
@@ -67,7 +82,8 @@ def names(c: Architecture) -> Names:
 
 
 def _family(kind: str) -> Family:
-    return Family(config=partial(config, kind), names=names, prefix="model.", redundant=("layers.*.self_attn.rotary_emb.inv_freq",))
+    return Family(config=partial(config, kind), names=names, prefix="model.",
+                  unread=("layers.*.self_attn.rotary_emb.inv_freq",))  # old files carry what follows from the configuration
 
 
 LLAMA, MISTRAL, QWEN2 = (_family(kind) for kind in ("llama", "mistral", "qwen2"))

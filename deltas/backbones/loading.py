@@ -21,7 +21,6 @@ from deltas.backbones.transformer import Transformer
 from deltas.errors import InputError
 from deltas.files import read_json
 
-
 FAMILIES: dict[str, Family] = {
     "bart": bart.FAMILY, "bert": bert.BERT, "gpt2": gpt2.FAMILY, "llama": llama.LLAMA, "mistral": llama.MISTRAL, "qwen2": llama.QWEN2,
     "roberta": bert.ROBERTA, "t5": t5.FAMILY,
@@ -99,8 +98,12 @@ def load_backbone(source: str | Path, *, dtype: str = "float32") -> Backbone:
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"expected dtype float32 or bfloat16, got {dtype!r}; choose one of them")
     family = FAMILIES[kind]
-    files = {name: (name_there, path) for name_there, path in weight_files(folder).items()
-             if (name := name_there.removeprefix(family.prefix))}
+    files: dict[str, tuple[str, Path]] = {}
+    for name_there, path in weight_files(folder).items():
+        name = name_there.removeprefix(family.prefix)
+        if name in files:
+            raise InputError(f"expected one tensor {name} in {folder}, got both {files[name][0]} and {name_there}; remove one")
+        files[name] = (name_there, path)
     config = family.config(raw, frozenset(files))
     module, fingerprint = build(family, config, _tensors(files), files, folder, jnp.dtype(dtype))
     tokenizer = _tokenizer(folder)
@@ -171,6 +174,7 @@ def build(family: Family, config: Architecture, tensors: Iterator[tuple[str, jax
           dtype: jnp.dtype) -> tuple[Transformer, str]:
     """The module with the file's weights, cast to `dtype`, and the fingerprint of the weights as they are in the file."""
     table = family.names(config)
+    copies = {name: table[whole] for name, whole in family.copies.items() if name in names and name not in table and whole in table}
     missing = sorted(set(table) - set(names))
     unknown = sorted(n for n in set(names) - set(table) if not any(fnmatch.fnmatchcase(n, glob) for glob in family.redundant))
     if missing or unknown:
@@ -180,7 +184,10 @@ def build(family: Family, config: Architecture, tensors: Iterator[tuple[str, jax
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
     flat = {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)}
     filled, digest = {}, hashlib.sha256(json.dumps(sorted(table)).encode())
+    held: dict[str, jax.Array] = {}
     for name, tensor in tensors:
+        if name in copies:
+            held[name] = tensor.astype(dtype)
         if name not in table:
             continue
         digest.update(name.encode() + np.asarray(tensor).tobytes())
@@ -188,11 +195,15 @@ def build(family: Family, config: Architecture, tensors: Iterator[tuple[str, jax
         for path_name, value in zip(*((ours,), (tensor,)) if isinstance(ours, str) else (ours, jnp.split(tensor, len(ours), axis=-1))):
             path, variable = flat[path_name]
             turned = path[-1] == "kernel" and family.transposed
-            value = value.T if turned else value.reshape(-1) if path[-1] == "head_bias" else value
+            value = value.T if turned else value.reshape(-1) if path[0] == "head_bias" else value
             if value.shape != variable.shape:
                 raise InputError(f"expected {name} of shape {variable.shape[::-1] if turned else variable.shape} from "
                                  f"config.json, got {tensor.shape} in {folder}; config and weights must belong together")
             filled[path] = variable.replace(value.astype(dtype))
+    for name, copy in held.items():
+        if not np.array_equal(copy, filled[flat[str(copies[name])][0]][...]):
+            raise InputError(f"expected {name} to be a copy of the tensor it is tied to, got another in {folder}; choose a backbone that "
+                             "ties them")
     state = nnx.from_flat_state(list(filled.items()))
     return nnx.merge(graphdef, state), digest.hexdigest()[:16]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deltas.backbones.architecture import Architecture
-from deltas.backbones.family import Family, Names, activation, sizes
+from deltas.backbones.family import Family, Names, activation, ends, fixed, sizes, token
 from deltas.errors import InputError
 
 
@@ -16,20 +16,21 @@ def config(raw: Mapping[str, Any], names: frozenset[str] = frozenset()) -> Archi
     """From a `config.json` and the names of the tensors beside it.
 
     Whether the head is tied is read from the tensors, since configurations are wrong about it; the scaling is read from the
-    configuration's `tie_word_embeddings`, which is what tells version 1.0 from 1.1 in Hugging Face's files.
+    configuration's `scale_decoder_outputs`, or in older files from `tie_word_embeddings`, which is what tells version 1.0 from 1.1 there.
     """
+    fixed(raw, is_decoder=False)
     projection = str(raw.get("feed_forward_proj", "relu"))
     gated = projection.startswith("gated-")
     act = "gelu_new" if projection == "gated-gelu" else activation(projection.removeprefix("gated-"), "feed_forward_proj")
     found = sizes(raw, vocab_size="vocab_size", d_model="d_model", d_kv="d_kv", d_ff="d_ff", num_layers="num_layers", num_heads="num_heads")
-    optional = ("num_decoder_layers", "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon",
-                "pad_token_id", "eos_token_id", "decoder_start_token_id")
+    optional = ("num_decoder_layers", "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon")
     found = {"num_decoder_layers": found["num_layers"], **found, **{n: raw[n] for n in optional if raw.get(n) is not None}}
     if not found["num_decoder_layers"]:
         raise InputError("expected a T5 with a decoder, got num_decoder_layers 0 in config.json; choose an encoder-decoder")
-    scaled = raw.get("tie_word_embeddings", True) is not False
+    scaled = raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings", True)) is not False
     tied = "lm_head.weight" not in names if names else scaled
-    return Architecture(**found, act=act, gated=gated, tied=tied, scaled=scaled, scaled_attention=False)
+    return Architecture(**found, act=act, gated=gated, tied=tied, scaled=scaled, scaled_attention=False, **ends(raw, 1),
+                        pad_token_id=token(raw, "pad_token_id", 0), decoder_start_token_id=token(raw, "decoder_start_token_id", 0))
 
 
 def names(c: Architecture) -> Names:
@@ -53,6 +54,6 @@ def names(c: Architecture) -> Names:
     return found
 
 
-# Copies of the shared embedding, and one table that old files carry and no T5 reads.
-FAMILY = Family(config=config, names=names, redundant=(
-    "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"))
+FAMILY = Family(config=config, names=names,
+                copies=dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight"),
+                unread=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",))

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from deltas.backbones.architecture import Architecture
-from deltas.backbones.blocks import ACTIVATIONS, Attention, Dropout, Embedding, Entry, FeedForward, Linear, Norm, RelativePositions, drop
+from deltas.backbones.blocks import ACTIVATIONS, Attention, Bias, Dropout, Embedding, Entry, FeedForward, Linear, Norm, RelativePositions, drop
 from deltas.backbones.sites import Site
+from deltas.errors import InputError
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -112,7 +113,7 @@ class Transformer(nnx.Module):
         if not c.tied:
             self.head = Linear(c.d_model, c.vocab_size, std=c.d_model**-0.5, rngs=rngs)
         if c.head_bias:
-            self.head_bias = nnx.Param(jnp.zeros(c.vocab_size))
+            self.head_bias = Bias(c.vocab_size)
 
     def _positions(self, two_way: bool, rngs: nnx.Rngs) -> RelativePositions | Embedding | None:
         c = self.config
@@ -155,9 +156,9 @@ class Transformer(nnx.Module):
         if c.scaled:
             x = x * c.d_model**-0.5
         if c.masked_head:
-            x = self.head_norm(ACTIVATIONS[c.act](self.head_dense(x)))
+            x = self.head_norm(ACTIVATIONS[c.head_act](self.head_dense(x)))
         y = x @ self.shared.values().T if c.tied else self.head(x)
-        return (y + self.head_bias[...] if c.head_bias else y).astype(jnp.float32)
+        return (self.head_bias(y) if c.head_bias else y).astype(jnp.float32)
 
     # ------------------------------------------------------------ reading
     def encode(self, input_ids: jax.Array, attention_mask: jax.Array, *, dropout: Dropout | None = None) -> Any:
@@ -168,6 +169,7 @@ class Transformer(nnx.Module):
         if self.config.kind == "decoder":
             return self._read(input_ids, attention_mask, dropout)[0]
         prompts, at = self.encoder_input.before(), self._at("encoder", jnp.arange(input_ids.shape[1]))
+        self._check_room("encoder", input_ids.shape[1])
         at, mask = _beside(prompts, at, attention_mask)
         x = self.embed("encoder", input_ids, at, dropout, prompts)
         seen = mask[:, None, :].astype(bool)
@@ -182,9 +184,17 @@ class Transformer(nnx.Module):
         shift = getattr(self, f"{stack}_input").shift()
         return at + shift if shift else at
 
+    def _check_room(self, stack: str, tokens: int) -> None:
+        """Refuse more tokens than the table of positions has rows: an index beyond it would read its last row."""
+        room, shift = self.config.room, getattr(self, f"{stack}_input").shift()
+        if room is not None and shift + tokens > room:
+            raise InputError(f"expected at most {room} positions in the {stack}, got {tokens} tokens after {shift} others; cut the texts to "
+                             f"{room - shift} tokens")
+
     def _read(self, input_ids: jax.Array, attention_mask: jax.Array, dropout: Dropout | None) -> tuple[Prompt, jax.Array]:
         """A decoder alone reads: what it keeps, and its last hidden states [B, P + S, d]."""
         prompts = self.decoder_input.before()
+        self._check_room("decoder", input_ids.shape[1])
         at = self._at("decoder", jnp.maximum(jnp.cumsum(attention_mask, axis=1) - 1, 0))
         last = jnp.max(jnp.where(attention_mask > 0, at, 0), axis=1, keepdims=True)
         at, mask = _beside(prompts, at, attention_mask)
@@ -226,7 +236,7 @@ class Transformer(nnx.Module):
         """The token [B] that the decoder reads first: its start token, or the last of the prompt."""
         if self.config.kind == "encoder-decoder":
             return jnp.full(len(input_ids), self.config.decoder_start_token_id, jnp.int32)
-        place = jnp.maximum(jnp.sum(attention_mask, axis=1) - 1, 0)
+        place = jnp.max(jnp.where(attention_mask > 0, jnp.arange(input_ids.shape[1]), 0), axis=1)
         return jnp.take_along_axis(input_ids, place[:, None], axis=1)[:, 0]
 
     def decode(self, decoder_input_ids: jax.Array, hidden: Any, attention_mask: jax.Array, *, dropout: Dropout | None = None) -> jax.Array:
@@ -254,6 +264,8 @@ class Transformer(nnx.Module):
         c = self.config
         alone = c.kind == "decoder"
         all_number = number if cache is None else jnp.arange(cache[0][0].shape[1])
+        prompt = hidden.at.shape[1] - 1 - sum(map(len, self.decoder_input.before())) if alone else 0
+        self._check_room("decoder", prompt + len(all_number))
         at, key_at = ((hidden.last + n) if alone else self._at("decoder", n) for n in (number, all_number))
         x = self.embed("decoder", ids, at, dropout)
         seen = self._causal(at, key_at)
@@ -261,6 +273,8 @@ class Transformer(nnx.Module):
             before = self._causal(at, hidden.at) & hidden.visible[:, None, :]
             seen = jnp.concatenate([before, jnp.broadcast_to(seen, (*before.shape[:2], seen.shape[2]))], axis=-1)
         mask, made = attention_mask[:, None, :].astype(bool), []
+        if cross:  # the encoder's prompts are in front of its tokens
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (cross[0][0].shape[1] - mask.shape[2], 0)), constant_values=True)
         for i, block in enumerate(self.decoder):
             h = block.before(block.attn_norm, x)
             k, v = block.attn.keys_values(h, at)
