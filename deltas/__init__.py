@@ -1,20 +1,27 @@
-"""Deltas on a frozen backbone: attach, train, flatten, store.
+"""Deltas on a frozen backbone: attach, train, flatten, store, convert.
 
-backbones   pretrained transformers whose sites take deltas
-types       lora, adapter, prefix: frozen configurations that build the parts
-attach      put parts on sites and take them off, in any order
-layout      parameters ↔ one vector θ ∈ R^D
-functional  a backbone with a delta as pure functions of θ
-tasks       tab-separated folders, the gym, metrics, batches
-evaluation  scores of many θ at once
-tuning      the engine that tunes many vectors at once
-training    independent solutions into a bank
-bank        a folder of solutions θ − θ0
+backbones    pretrained transformers whose sites take deltas
+types        the delta types: frozen configurations that build the parts
+attach       put deltas on sites and take them off, in any order; merge them into the weights
+opening      sites in a module of one's own
+compose      several solutions on one backbone, or each row of a batch with its own
+layout       parameters ↔ one vector θ ∈ R^D
+functional   a backbone with a delta as pure functions of θ
+tasks        tab-separated folders, the gym, metrics, batches
+verbalizer   how an encoder answers
+evaluation   scores of many θ at once
+tuning       the engine that tunes many vectors at once
+training     independent solutions into a bank
+bank         a folder of solutions θ − θ0
+checkpoints  PEFT's and AdapterHub's folders ↔ solutions
+inspection   what a backbone, a bank, a solution or a subspace holds
 """
 
-from deltas.attach import attach, detach, sites
+from deltas.attach import attach, detach, merge, sites, unmerge
 from deltas.backbones import Backbone, load_backbone
+from deltas.backbones.sites import Delta
 from deltas.bank import Bank, Solution
+from deltas.compose import carrying, merged
 from deltas.errors import InputError
 from deltas.evaluation import Score, evaluate
 from deltas.functional import Attached
@@ -23,9 +30,23 @@ from deltas.tasks import Reading, Task, load_tasks
 from deltas.tasks.gym import gym
 from deltas.training import attached_from, train
 from deltas.tuning import Training
-from deltas.types import Adapter, DeltaType, LoRA, Prefix
+from deltas.types import (
+    IA3,
+    Adapter,
+    Arbitrary,
+    BitFit,
+    Compacter,
+    DeltaType,
+    Full,
+    LoRA,
+    LowRankAdapter,
+    Prefix,
+    Prompt,
+    Together,
+)
 
 __all__ = [
-    "Adapter", "Attached", "Backbone", "Bank", "DeltaType", "InputError", "Layout", "LoRA", "Prefix", "Reading", "Score", "Solution",
-    "Task", "Training", "attach", "attached_from", "detach", "evaluate", "gym", "load_backbone", "load_tasks", "sites", "train",
+    "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "Compacter", "Delta", "DeltaType", "Full", "InputError", "Layout",
+    "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "attach", "attached_from",
+    "carrying", "detach", "evaluate", "gym", "load_backbone", "load_tasks", "merge", "merged", "sites", "train", "unmerge",
 ]

@@ -3,13 +3,18 @@
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from deltas.backbones.sites import Part, Site
+from deltas.backbones.blocks import Attention, Entry
+from deltas.backbones.sites import Delta, Part, Site
+from deltas.backbones.transformer import Transformer
 from deltas.errors import InputError
+from deltas.opening import open_sites
 
 
 def sites(module: nnx.Module) -> dict[str, Site]:
@@ -61,25 +66,104 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or name.endswith("." + pattern)
 
 
-def attach(module: nnx.Module, name: str, parts: Mapping[str, Part]) -> None:
-    """Add `parts` (site name → part) to the module's sites under the delta's `name`."""
-    places = sites(module)
+def attach(module: nnx.Module, delta: Any, parts: Mapping[str, Part] | None = None, *, name: str = "", seed: int = 0) -> None:
+    """Add a delta to a module's sites, after those that are there.
+
+    Args:
+        module: a backbone's module, or any `flax.nnx` module, whose linear maps become sites.
+        delta: a delta type, whose parameters are drawn from `seed`; a `Solution`, which brings its own; or a name, with `parts` by site.
+        name: under which the delta is attached and detached (default: the type's label).
+
+    Raises:
+        InputError: a pattern that matches no site, a name that is taken, a type that starts from real text.
+
+    Example:
+        deltas.attach(model, deltas.LoRA(rank=4, sites=("query", "value")))
+    """
+    if parts is None:
+        config = getattr(delta, "config", delta)
+        if not isinstance(module, Transformer):
+            open_sites(module)
+        name, places = name or config.label, sites(module)
+        chosen = {site: places[site] for site in config.choose(places)}
+        parts = config.build(chosen, jax.random.key(seed), _no_text if delta is config else no_probe(chosen))
+    else:
+        config, name, places = delta, delta, sites(module)
     for site in parts:  # all before any: a refusal leaves the module as it was
         if site not in places:
             raise InputError(f"expected a site of the module, got {site!r}; choose among deltas.sites(module)")
         places[site].check_free(name)
     for site, part in parts.items():
         places[site].attach(name, part)
+    if delta is not config:
+        values = delta.layout.unflatten(jnp.asarray(delta.theta))
+        paths = {parameter_name(path): path for path, _ in nnx.to_flat_state(nnx.state(module, belongs_to(name)))}
+        nnx.update(module, nnx.from_flat_state([(paths[n], Delta(value)) for n, value in values.items()]))
+
+
+def belongs_to(name: str) -> Callable[[Any, Any], bool]:
+    """A filter of `flax.nnx`: the parameters of the attached delta `name`."""
+    return lambda path, variable: isinstance(variable, Delta) and "attached" in path and path[path.index("attached") + 1] == name
+
+
+def parameter_name(path: tuple[Any, ...]) -> str:
+    """A delta's parameter by its site and its own name: its path without the site's table and the delta's name."""
+    at = path.index("attached")
+    return ".".join(map(str, (*path[:at], *path[at + 2 :])))
+
+
+def no_probe(chosen: Mapping[str, Any]) -> Any:
+    """A probe of zeros, where the initial values are given."""
+    return lambda length: {
+        name: (jnp.zeros((length, site.d)),) if isinstance(site, Entry) else (jnp.zeros((length, site.kv_heads, site.head_dim)),) * 2
+        for name, site in chosen.items() if isinstance(site, Attention | Entry)}
+
+
+def _no_text(length: int) -> Any:
+    raise InputError("expected a delta type that starts from numbers, got one that starts from real text, which a module alone cannot read; "
+                     "set its start to 'normal', or attach a trained solution")
 
 
 def detach(module: nnx.Module, name: str) -> None:
     """Take the delta `name` off every site that has it; whatever else is attached stays as it was."""
-    holders = [site for site in sites(module).values() if name in site.order]
-    if not holders:
-        attached = sorted({other for site in sites(module).values() for other in site.order})
-        raise InputError(f"expected the name of an attached delta, got {name!r}; attached: {', '.join(attached) or 'none'}")
-    for site in holders:
+    for site in _holders(module, name, lambda site: site.order):
         site.detach(name)
+
+
+def merge(module: nnx.Module, name: str) -> None:
+    """Write the attached delta `name` into the weights of its sites: the module computes the same without it.
+
+    Weights take in first what changes them, then what acts on their output, then factors on the input, each in the order of attaching; a
+    delta that another on its site must precede is refused. The weights of before are kept, for `unmerge`.
+
+    Raises:
+        InputError: no such delta, another that comes before it, or a delta that is no change of weights (adapters, prefixes, prompts).
+    """
+    holders = _holders(module, name, lambda site: site.order)
+    for site in holders:  # all before any
+        site.check_merge(name)
+    for site in holders:
+        site.merge(name)
+
+
+def unmerge(module: nnx.Module, name: str) -> None:
+    """Take the delta `name`, the last that was merged, out of the weights again, bit for bit, and attach it where it was."""
+    holders = _holders(module, name, Site.inside)
+    for site in holders:
+        if (last := site.inside()[-1]) != name:
+            raise InputError(f"expected the delta that was merged last, got {name}, which {last} was merged after; unmerge that one first")
+    for site in holders:
+        site.unmerge(name)
+
+
+def _holders(module: nnx.Module, name: str, names: Callable[[Site], Sequence[str]]) -> list[Site]:
+    """The sites that have the delta `name`."""
+    found = [site for site in sites(module).values() if name in names(site)]
+    if not found:
+        known = sorted({other for site in sites(module).values() for other in names(site)})
+        what = "merged" if names is Site.inside else "attached"
+        raise InputError(f"expected the name of a delta that is {what}, got {name!r}; {what}: {', '.join(known) or 'none'}")
+    return found
 
 
 def own(module: nnx.Module) -> Any:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from deltas.attach import attach, natural, own, sites
+from deltas.attach import attach, belongs_to, natural, no_probe, own, parameter_name, sites
 from deltas.backbones.blocks import Attention, Dropout, Entry
 from deltas.backbones.generate import greedy
 from deltas.backbones.loading import Backbone
@@ -64,9 +64,9 @@ class Attached:
         if theta0 is not None:  # nothing to draw: the values are replaced below
             probe = no_probe(chosen)
         attach(module, config.label, config.build(chosen, key, probe))
-        graphdef, delta, frozen = nnx.split(module, lambda path, variable: isinstance(variable, Delta) and config.label in path, ...)
+        graphdef, delta, frozen = nnx.split(module, belongs_to(config.label), ...)
         flat = {path: variable[...] for path, variable in nnx.to_flat_state(delta)}
-        names = {_name(path): path for path in flat}
+        names = {parameter_name(path): path for path in flat}
         order = sorted(names, key=natural)
         layout = Layout(tuple(order), tuple(flat[names[n]].shape for n in order))
         if theta0 is None:
@@ -97,9 +97,12 @@ class Attached:
 
     def module(self, theta: jax.Array, frozen: Any) -> Any:
         """The `nnx` module at θ."""
+        return nnx.merge(self.graphdef, self.state(theta), frozen)
+
+    def state(self, theta: jax.Array) -> Any:
+        """The delta's part of the module's state at θ [..., D]; leading axes are kept."""
         values = self.layout.unflatten(theta)
-        delta = nnx.from_flat_state([(path, Delta(values[n])) for path, n in zip(self.paths, self.layout.names, strict=True)])
-        return nnx.merge(self.graphdef, delta, frozen)
+        return nnx.from_flat_state([(path, Delta(values[n])) for path, n in zip(self.paths, self.layout.names, strict=True)])
 
     def logits(self, theta: jax.Array, frozen: Any, batch: Batch, dropout: Dropout | None = None) -> jax.Array:
         """Float32 logits [B, T, vocabulary] for the targets, each position given the true targets before it; of an encoder the scores of
@@ -151,12 +154,6 @@ def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - picked
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    """A parameter's name: its path without the site's table and the delta's label."""
-    at = path.index("attached")
-    return ".".join(map(str, (*path[:at], *path[at + 2 :])))
-
-
 class _Record(Part):
     """Keeps what the site last gave out."""
 
@@ -182,13 +179,6 @@ def activations(backbone: Backbone, chosen: Sequence[str], tokens: jax.Array) ->
 
     entered = {name: (module.shared(tokens) * backbone.config.embed_scale,) for name in chosen if isinstance(places[name], Entry)}
     return {name: (seen(name, "k"), seen(name, "v")) for name in attentions} | entered
-
-
-def no_probe(chosen: Mapping[str, Any]) -> Any:
-    """A probe of zeros, where the initial values are given."""
-    return lambda length: {
-        name: (jnp.zeros((length, site.d)),) if isinstance(site, Entry) else (jnp.zeros((length, site.kv_heads, site.head_dim)),) * 2
-        for name, site in chosen.items() if isinstance(site, Attention | Entry)}
 
 
 def _tokens(backbone: Backbone, text: Sequence[str], length: int, key: jax.Array) -> jax.Array:

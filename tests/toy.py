@@ -90,7 +90,7 @@ def weights(config: Architecture, seed: int = 0, kind: str = "t5") -> dict[str, 
         ours, parts = (paths, 1) if isinstance(paths, str) else (paths[0], len(paths))
         shape = (*shapes[ours][:-1], shapes[ours][-1] * parts)
         shape = shape[::-1] if ours.endswith("kernel") and family.transposed else shape
-        if ours == "head_bias" and kind == "bart":
+        if ours == "head_bias.bias" and kind == "bart":
             shape = (1, *shape)
         noise = rng.standard_normal(shape)
         if ours.endswith("bias"):

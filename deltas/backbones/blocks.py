@@ -60,12 +60,31 @@ class Linear(Site):
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (n_in, n_out)))
         self.bias = nnx.Param(jnp.zeros(n_out)) if bias else None
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """(in, out)."""
+        n_in, n_out = self.kernel.shape
+        return n_in, n_out
+
     def __call__(self, x: jax.Array) -> jax.Array:
         x, weights = self.entering(x), self.weights()
         y = x @ weights["kernel"]
         if weights["bias"] is not None:
             y = y + weights["bias"]
         return self.through(x, y)
+
+
+class Bias(Site):
+    """y = x + b."""
+
+    own = ("bias",)
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.bias = nnx.Param(jnp.zeros(d))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.through(x, x + self.weights()["bias"])
 
 
 class Embedding(Site):

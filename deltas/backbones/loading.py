@@ -50,14 +50,27 @@ class Backbone:
 
         Args:
             batch: int arrays `input_ids` [B, S], `attention_mask` [B, S], and `decoder_input_ids` [B, T] for an encoder-decoder.
-            delta: a `deltas.Solution` on this backbone, or None for the backbone as it is.
+            delta: a `deltas.Solution` on this backbone, a list with one for each row (None for a row without), or None for the backbone as
+                it is. Solutions of one type switch from call to call without compiling again.
         """
+        if isinstance(delta, list | tuple):
+            from deltas.compose import logits_by_row  # what follows stands on backbones; these calls look up to it
+
+            return logits_by_row(self, batch, delta)
         module = self.module if delta is None else _attached(self, delta)
-        wanted = ("input_ids", "attention_mask", *(("decoder_input_ids",) if self.kind == "encoder-decoder" else ()))
-        missing = [name for name in wanted if name not in batch]
+        return _forward(*nnx.split(module), *self.inputs(batch))
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The arrays of a batch that the backbone reads."""
+        return ("input_ids", "attention_mask", *(("decoder_input_ids",) if self.kind == "encoder-decoder" else ()))
+
+    def inputs(self, batch: Mapping[str, Any]) -> list[jax.Array]:
+        """Those arrays, in order; a missing one is refused."""
+        missing = [name for name in self.wanted if name not in batch]
         if missing:
-            raise InputError(f"expected {', '.join(wanted)} in a batch for {self.name}, got no {missing[0]}; add it")
-        return _forward(*nnx.split(module), *(jnp.asarray(batch[name]) for name in wanted))
+            raise InputError(f"expected {', '.join(self.wanted)} in a batch for {self.name}, got no {missing[0]}; add it")
+        return [jnp.asarray(batch[name]) for name in self.wanted]
 
     @property
     def kind(self) -> Kind:
@@ -71,7 +84,7 @@ def _forward(graphdef: Any, state: Any, *arrays: jax.Array) -> jax.Array:
 
 
 def _attached(backbone: Backbone, delta: Any) -> Any:
-    from deltas.functional import Attached  # the functional view stands on backbones; this one call looks up to it
+    from deltas.functional import Attached
 
     attached = Attached.of(backbone, delta.config, theta0=delta.theta0)
     attached.check(delta)

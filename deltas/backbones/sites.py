@@ -61,6 +61,12 @@ class Part(nnx.Module):
         """By how many positions the tokens stand further right, tokens put before them aside."""
         return 0
 
+    def stages(self) -> set[int]:
+        """When a site's weights can take the part in, whatever the order of attaching: 0 what changes weights, 1 what acts on the output of
+        those weights, 2 the factors on the input, which multiply all that reads it."""
+        kind = type(self)
+        return {0 if kind.weights is not Part.weights else 2 if kind.input is not Part.input else 1}
+
     def merged(self, own: Weights) -> Weights:
         """The weights of a site that computes without this part what it computes with it.
 
@@ -70,6 +76,14 @@ class Part(nnx.Module):
         if type(self).weights is Part.weights:
             raise InputError(f"expected a delta that is a change of weights, to merge it, got {type(self).__name__}; keep it attached")
         return self.weights(own)
+
+
+class Merged(nnx.Module):
+    """A part that is merged into its site's weights, and those before it."""
+
+    def __init__(self, part: Part, place: int, before: Weights) -> None:
+        self.part, self.place = part, place
+        self.before = nnx.Dict({name: nnx.Param(value) for name, value in before.items() if value is not None})
 
 
 class Site(nnx.Module):
@@ -91,7 +105,7 @@ class Site(nnx.Module):
 
     def check_free(self, name: str) -> None:
         """Refuse a name that a part here has already."""
-        if name in self.order:
+        if name in self.order or name in self.inside():
             raise InputError(f"expected a new name for a delta, got {name!r}, which is attached already; detach it first")
 
     def detach(self, name: str) -> Self:
@@ -100,9 +114,56 @@ class Site(nnx.Module):
         self.order = tuple(other for other in self.order if other != name)
         return self
 
+    # ------------------------------------------------------------ merging
+    def inside(self) -> list[str]:
+        """The names of the parts that are merged into the weights, in order."""
+        return [key.partition(" ")[2] for key in getattr(self, "merged", {})]
+
+    def merge(self, name: str) -> None:
+        """Write the part `name` into the weights; the weights before it are kept."""
+        self.check_merge(name)
+        part, place, before = self.attached[name], self.order.index(name), self.plain()
+        after = part.merged(before)
+        self.detach(name)
+        if not hasattr(self, "merged"):
+            self.merged = nnx.Dict({})
+        number = f"{len(self.merged):03d} "  # flax sorts the keys of a table
+        self.merged[number + name] = Merged(part, place, before)
+        self.set(after)
+
+    def check_merge(self, name: str) -> None:
+        """Refuse a part that is no change of weights, or that another part, still attached, must be merged before."""
+        place, last = self.order.index(name), max(self.attached[name].stages())
+        for at, other in enumerate(self.order):
+            if other != name and (min(self.attached[other].stages()), at) < (last, place):
+                raise InputError(f"expected {name} to be the first that the weights can take in, got {other} before it; merge that one first")
+        self.attached[name].merged(self.plain())
+
+    def unmerge(self, name: str) -> None:
+        """Take the part `name`, the last that was merged, out of the weights again, which are bit for bit those of before."""
+        *_, last = self.merged
+        kept = self.merged[last]
+        self.set({n: None if (variable := kept.before.get(n)) is None else variable[...] for n in self.own})
+        del self.merged[last]
+        if not self.merged:
+            del self.merged
+        self.attached[name] = kept.part
+        self.order = (*self.order[: kept.place], name, *self.order[kept.place :])
+
+    def set(self, weights: Weights) -> None:
+        """Replace the site's own weights; a module that shares the old ones keeps them."""
+        for name, value in weights.items():
+            delattr(self, name)  # flax remembers of an attribute whether it held data
+            setattr(self, name, None if value is None else nnx.Param(value))
+
+    # ------------------------------------------------------------ what the parts do
     def parts(self) -> list[Any]:
         """The attached parts, in order."""
         return [self.attached[name] for name in self.order]
+
+    def shapes(self) -> dict[str, tuple[int, ...] | None]:
+        """The shapes of the site's own weights, as parts see them."""
+        return {name: None if (variable := getattr(self, name)) is None else variable.shape for name in self.own}
 
     def plain(self) -> Weights:
         """The site's own weights, whatever is attached."""

@@ -120,7 +120,7 @@ class Arbitrary(DeltaType):
         """The groups at one site."""
         found = []
         if isinstance(site, Linear):
-            found.append(Group("lora", name, self.rank * sum(site.kernel.shape)))
+            found.append(Group("lora", name, self.rank * sum(site.sizes)))
         sizes = ends(site)
         if isinstance(site, Attention | FeedForward) and sizes is not None:
             found.append(Group("adapter", name, (2 * self.bottleneck + 1) * sizes[1] + self.bottleneck))

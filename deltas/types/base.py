@@ -108,11 +108,11 @@ class DeltaType(abc.ABC):
 def ends(site: Site) -> tuple[int, int] | None:
     """The sizes of what enters and leaves a linear or sublayer site; None for other sites."""
     if isinstance(site, Linear):
-        return site.kernel.shape[0], site.kernel.shape[1]
+        return site.sizes
     if isinstance(site, Attention):
-        return site.q.kernel.shape[0], site.o.kernel.shape[1]
+        return site.q.sizes[0], site.o.sizes[1]
     if isinstance(site, FeedForward):
-        return site.up.kernel.shape[0], site.out.kernel.shape[1]
+        return site.up.sizes[0], site.out.sizes[1]
     return None
 
 

@@ -41,7 +41,7 @@ class Bias(Part):
     def __init__(self, name: str, site: Site) -> None:
         if not isinstance(site, Linear | Norm):
             raise wrong_site("bitfit", name, site, "a linear map or a norm", "q, ff.out, ff_norm, …")
-        self.bias = Delta(jnp.zeros((site.kernel if isinstance(site, Linear) else site.scale).shape[-1]))
+        self.bias = Delta(jnp.zeros(site.sizes[1] if isinstance(site, Linear) else site.scale.shape[0]))
 
     def weights(self, own: Weights) -> Weights:
         """The bias with this one added."""

@@ -37,7 +37,7 @@ class Full(DeltaType):
 
 def own_shapes(site: Site) -> dict[str, tuple[int, ...]]:
     """The shapes of the weights that a site has, by name."""
-    return {name: variable.shape for name in site.own if (variable := getattr(site, name)) is not None}
+    return {name: shape for name, shape in site.shapes().items() if shape is not None}
 
 
 class Difference(Part):

@@ -39,7 +39,7 @@ class Outputs(Part):
     def __init__(self, name: str, site: Site) -> None:
         if not isinstance(site, Linear):
             raise wrong_site("ia3", name, site, "a linear site", "k, v, ff.out, …")
-        self.l = Delta(jnp.ones(site.kernel.shape[self.axis]))
+        self.l = Delta(jnp.ones(site.sizes[self.axis]))
 
     def output(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """l ⊙ y."""

@@ -82,7 +82,7 @@ class LowRank(Part):
     def __init__(self, config: LoRA, site: Site, key: jax.Array, name: str, rank: int, alpha: float) -> None:
         if not isinstance(site, Linear):
             raise wrong_site("lora", name, site, "a linear site", "q, k, v, o, up, …")
-        n_in, n_out = site.kernel.shape
+        n_in, n_out = site.sizes
         bound = n_in**-0.5 if config.bound is None else config.bound
         self.a = Delta(jax.random.uniform(key, (n_in, rank), minval=-bound, maxval=bound))
         self.b = Delta(jnp.zeros((rank, n_out)))
@@ -109,7 +109,7 @@ class Magnitude(LowRank):
     def __init__(self, config: LoRA, site: Site, key: jax.Array, name: str, rank: int, alpha: float) -> None:
         super().__init__(config, site, key, name, rank, alpha)
         assert isinstance(site, Linear)
-        self.m = Delta(_lengths(site.kernel[...].astype(jnp.float32)))
+        self.m = Delta(_lengths(jnp.asarray(site.plain()["kernel"], jnp.float32)))
 
     def output(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """y as it is: all is in the weights."""

@@ -105,7 +105,7 @@ class Network(nnx.Module):
 
     def __init__(self, config: Prefix, sites: list[Attention], key: jax.Array) -> None:
         r = config.bottleneck or 1
-        heads, head_dim, d = sites[0].kv_heads, sites[0].head_dim, sites[0].q.kernel.shape[0]
+        heads, head_dim, d = sites[0].kv_heads, sites[0].head_dim, sites[0].q.sizes[0]
         width = 2 * len(sites) * heads * head_dim
         draw = [jax.random.normal(k, shape) for k, shape in
                 zip(jax.random.split(key, 3), ((config.length, d), (d, r), (r, width)), strict=True)]

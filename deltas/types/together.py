@@ -61,17 +61,6 @@ def flat(parts: Iterable[Part]) -> list[Part]:
     return [inner for part in parts for inner in (part.each() if isinstance(part, Chain) else [part])]
 
 
-def in_order_of_use(parts: Iterable[Part]) -> list[Part]:
-    """The order in which a site's weights take parts in, whatever the order of attaching: first what changes weights, then what acts on
-    the output of those weights, last the factors on the input, which multiply all that reads it."""
-
-    def stage(part: Part) -> int:
-        kind = type(part)
-        return 0 if kind.weights is not Part.weights else 2 if kind.input is not Part.input else 1
-
-    return sorted(flat(parts), key=stage)
-
-
 class Chain(Part):
     """Parts at one site, one after the other in every hook."""
 
@@ -116,9 +105,13 @@ class Chain(Part):
         """The sum of all shifts."""
         return sum(part.shift() for part in self.each())
 
+    def stages(self) -> set[int]:
+        """Those of every part."""
+        return set().union(*(part.stages() for part in self.each()))
+
     def merged(self, own: Weights) -> Weights:
         """The weights that all parts together come to, if each can be merged."""
-        return _through(in_order_of_use(self.each()), lambda part, own: part.merged(own), own)
+        return _through(sorted(self.each(), key=lambda part: min(part.stages())), lambda part, own: part.merged(own), own)
 
 
 def _through(parts: Iterable[Part], hook: Callable[[Part, Any], Any], value: Any) -> Any:

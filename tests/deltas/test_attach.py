@@ -65,8 +65,9 @@ def test_the_sites_of_a_t5(names):
         for layer, sublayer in itertools.product(range(2), sublayers):
             assert {f"{stack}.{layer}.{sublayer}{end}" for end in ("", ".q", ".k", ".v", ".o")} <= set(names)
             assert {f"{stack}.{layer}.ff{end}" for end in ("", ".gate", ".up", ".out")} <= set(names)
-    assert "head" in names
-    assert len(names) == 2 * (5 + 4) + 2 * (10 + 4) + 1
+    whole = {"head", "shared", *(f"{stack}_{what}" for stack in ("encoder", "decoder") for what in ("input", "norm", "positions"))}
+    assert whole <= set(names)
+    assert len(names) == 2 * (5 + 4 + 2) + 2 * (10 + 4 + 3) + len(whole)
 
 
 def test_layer_two_comes_before_layer_ten():
