@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from deltas import Adapter, Attached, Backbone, LoRA, Prefix
+from deltas.backbones import t5
 from deltas.backbones.loading import find_folder
-from deltas.backbones.t5 import names
 
 
 def device() -> str:
@@ -50,7 +50,7 @@ def load(backbone: Backbone, threads: int) -> Any:
 
 def module_name(backbone: Backbone, site: str) -> str:
     """transformers' name of a site's module: `encoder.0.attn` → `encoder.block.0.layer.0.SelfAttention`."""
-    theirs = {ours.removesuffix(".kernel"): name.removesuffix(".weight") for name, ours in names(backbone.config).items()}
+    theirs = {ours.removesuffix(".kernel"): name.removesuffix(".weight") for name, ours in t5.names(backbone.config).items()}
     if site in theirs:
         return theirs[site]
     return theirs[f"{site}.{'out' if site.endswith('.ff') else 'o'}"].rpartition(".")[0]
