@@ -10,8 +10,26 @@ solutions      tensors ↔ `Solution`, and into a bank
 What would change the mathematics and is not built is refused by its name; no tensor is passed over.
 """
 
+from pathlib import Path
+from typing import Any
+
+from deltas.backbones.loading import Backbone
+from deltas.bank import Solution
 from deltas.checkpoints.adapterhub import load_adapterhub
 from deltas.checkpoints.peft import load_peft, save_peft
+from deltas.checkpoints.reading import read_config
 from deltas.checkpoints.solutions import add_to_bank, read_solution
+from deltas.errors import InputError
 
-__all__ = ["add_to_bank", "load_adapterhub", "load_peft", "read_solution", "save_peft"]
+
+def load_checkpoint(folder: str | Path, backbone: Backbone, *, without_head: bool = False, **options: Any) -> Solution:
+    """The delta in the folder of either library, told apart by their configurations: see `load_peft` and `load_adapterhub`."""
+    raw = read_config(Path(folder))
+    if "peft_type" in raw:
+        return load_peft(folder, backbone, **options)
+    if "config" in raw:
+        return load_adapterhub(folder, backbone, without_head=without_head, **options)
+    raise InputError(f"expected a peft_type or a config in {Path(folder) / 'adapter_config.json'}, got neither; it is of another library")
+
+
+__all__ = ["add_to_bank", "load_adapterhub", "load_checkpoint", "load_peft", "read_solution", "save_peft"]

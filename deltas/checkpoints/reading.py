@@ -11,13 +11,13 @@ from deltas.errors import InputError
 from deltas.files import read_json
 
 
-def read_config(folder: Path, needs: str) -> dict[str, Any]:
-    """The `adapter_config.json` of a folder, which must hold the key `needs`."""
+def read_config(folder: Path, needs: str | None = None) -> dict[str, Any]:
+    """The `adapter_config.json` of a folder, which must hold the key `needs` where one is given."""
     if not folder.is_dir():
         raise InputError(f"expected the folder of an adapter, got {str(folder)!r}, which is no folder; check the path")
     raw = read_json(folder / "adapter_config.json")
-    if not isinstance(raw, dict) or needs not in raw:
-        raise InputError(f"expected {needs} in {folder / 'adapter_config.json'}, got none; it is the configuration of another library")
+    if not isinstance(raw, dict) or (needs is not None and needs not in raw):
+        raise InputError(f"expected {needs or 'a table'} in {folder / 'adapter_config.json'}, got none; it is of another library")
     return raw
 
 
