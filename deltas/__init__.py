@@ -25,6 +25,7 @@ from deltas.compose import carrying, merged
 from deltas.errors import InputError
 from deltas.evaluation import Score, evaluate
 from deltas.functional import Attached
+from deltas.inspection import inspect
 from deltas.layout import Layout
 from deltas.tasks import Reading, Task, load_tasks
 from deltas.tasks.gym import gym
@@ -44,9 +45,11 @@ from deltas.types import (
     Prompt,
     Together,
 )
+from deltas.verbalizer import answers
 
 __all__ = [
-    "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "Compacter", "Delta", "DeltaType", "Full", "InputError", "Layout",
-    "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "attach", "attached_from",
-    "carrying", "detach", "evaluate", "gym", "load_backbone", "load_tasks", "merge", "merged", "sites", "train", "unmerge",
+    "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "Compacter", "Delta", "DeltaType", "Full", "InputError",
+    "Layout", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "answers",
+    "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_backbone", "load_tasks", "merge", "merged", "sites", "train",
+    "unmerge",
 ]

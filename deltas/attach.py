@@ -80,23 +80,24 @@ def attach(module: nnx.Module, delta: Any, parts: Mapping[str, Part] | None = No
     Example:
         deltas.attach(model, deltas.LoRA(rank=4, sites=("query", "value")))
     """
+    values: Mapping[str, jax.Array] = {}
     if parts is None:
         config = getattr(delta, "config", delta)
         if not isinstance(module, Transformer):
             open_sites(module)
         name, places = name or config.label, sites(module)
         chosen = {site: places[site] for site in config.choose(places)}
-        parts = config.build(chosen, jax.random.key(seed), _no_text if delta is config else no_probe(chosen))
+        values = {} if delta is config else delta.layout.unflatten(jnp.asarray(delta.theta))
+        built = config.build(chosen, jax.random.key(seed), no_probe(chosen) if values else _no_text)
     else:
-        config, name, places = delta, delta, sites(module)
-    for site in parts:  # all before any: a refusal leaves the module as it was
+        built, name, places = parts, delta, sites(module)
+    for site in built:  # all before any: a refusal leaves the module as it was
         if site not in places:
             raise InputError(f"expected a site of the module, got {site!r}; choose among deltas.sites(module)")
         places[site].check_free(name)
-    for site, part in parts.items():
+    for site, part in built.items():
         places[site].attach(name, part)
-    if delta is not config:
-        values = delta.layout.unflatten(jnp.asarray(delta.theta))
+    if values:
         paths = {parameter_name(path): path for path, _ in nnx.to_flat_state(nnx.state(module, belongs_to(name)))}
         nnx.update(module, nnx.from_flat_state([(paths[n], Delta(value)) for n, value in values.items()]))
 

@@ -59,11 +59,11 @@ def open_sites(module: nnx.Module) -> None:
     for path, linear in found:
         parent: Any = module
         for name in path[:-1]:
-            parent = parent[name] if isinstance(name, int) else getattr(parent, name)
+            parent = parent[name] if isinstance(name, int) else getattr(parent, str(name))
         if isinstance(path[-1], int):
             parent[path[-1]] = OpenLinear(linear)
         else:
-            setattr(parent, path[-1], OpenLinear(linear))
+            setattr(parent, str(path[-1]), OpenLinear(linear))
 
 
 def _over_last_axes(linear: Any) -> bool:

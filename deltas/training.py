@@ -13,6 +13,7 @@ from deltas.functional import Attached
 from deltas.tasks import Reading, Task
 from deltas.tuning import Job, Outcome, Training, forget, tune
 from deltas.types import DeltaType
+from deltas.verbalizer import answers
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, steps done so far, steps in all)."""
@@ -102,7 +103,7 @@ def train(
 def store(bank: Bank, attached: Attached, outcomes: Sequence[Outcome], reading: Reading, in_flight: int | None,
           test_rows: int | None) -> None:
     """Score a flight's outcomes on their test rows and put them into the bank."""
-    good = [o for o in outcomes if o.failed is None]
+    good, said = [o for o in outcomes if o.failed is None], answers(attached.backbone, reading)
     scores: list[dict[str, float]] = [{} for _ in good]
     if good and test_rows != 0:
         exams = [Exam.of(attached.backbone, o.job.task, "test", reading, test_rows) for o in good]
@@ -116,4 +117,4 @@ def store(bank: Bank, attached: Attached, outcomes: Sequence[Outcome], reading: 
             task=outcome.job.task.name, seed=outcome.job.seed, config=attached.config, layout=attached.layout, vector=outcome.vector,
             theta0=attached.theta0, backbone=attached.backbone.fingerprint, theta0_fingerprint=attached.theta0_fingerprint,
             scores={"metric": outcome.job.task.metric, "dev": outcome.score, "dev_loss": outcome.loss, **tested},
-            provenance={"step": outcome.step, "history": outcome.history, "task": outcome.job.task.fingerprint}))
+            provenance={"step": outcome.step, "answers": said, "history": outcome.history, "task": outcome.job.task.fingerprint}))

@@ -38,6 +38,15 @@ def way(backbone: Backbone, reading: Reading) -> str:
     return chosen
 
 
+def answers(backbone: Backbone, reading: Reading) -> str:
+    """How answers come about, in words, for whoever reads a score: nothing but the delta is trained."""
+    if backbone.kind != "encoder":
+        return "generated greedily" if reading.decode == "generate" else "labels ranked by likelihood"
+    return {"words": "label words at mask tokens, by the backbone's own masked-language head",
+            "cosine": "cosine to the labels' embeddings by the bare backbone",
+            "linear": "a linear head fitted once to the bare backbone, and frozen"}[way(backbone, reading)]
+
+
 def encode_labelled(backbone: Backbone, task: Task, examples: Sequence[Example], reading: Reading) -> Encoded:
     """The examples as input tokens, and as target the number of the label: [R, 1].
 
@@ -70,7 +79,7 @@ def label_tables(backbone: Backbone, task: Task, reading: Reading) -> dict[str, 
         width = max(map(len, rows))
         tables["label_ids"] = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
         tables["label_mask"] = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int32)
-        return tables | {"label_slots": np.int32(width)}
+        return tables | {"label_slots": np.asarray(width, np.int32)}
     if chosen == "cosine":
         return tables | {"label_vectors": features(backbone, texts, reading)}
     from sklearn.linear_model import LogisticRegression

@@ -9,6 +9,7 @@ import tyro
 from .bench_command import Bench
 from .decompose import Decompose
 from .demo import Demo
+from .inspect import Inspect
 from .landscape import Landscape
 from .optimize import Optimize
 from .study import StudyCommand
@@ -23,6 +24,7 @@ Commands = (
     | Annotated[Optimize, tyro.conf.subcommand("optimize")]
     | Annotated[Transfer, tyro.conf.subcommand("transfer")]
     | Annotated[Landscape, tyro.conf.subcommand("landscape")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 

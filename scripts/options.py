@@ -26,6 +26,9 @@ class OnTasks:
     """Tokens kept of an answer."""
     decode: Literal["generate", "rank"] = "generate"
     """Answers by greedy generation, or by ranking the task's labels."""
+    verbalizer: Literal["words", "cosine", "linear"] | None = None
+    """How an encoder scores labels: words at mask tokens, cosine to the labels' embeddings, or a linear head fitted once and frozen; where
+    not given, words with a masked-language head and cosine without."""
     cpu_devices: int | None = None
     """Split the processor into this many devices, to run as many solutions side by side."""
 
@@ -35,7 +38,7 @@ class OnTasks:
         import deltas
 
         tasks = load_tasks(self.tasks, self.names)  # quick to refuse: before the weights are read
-        reading = deltas.Reading(max_input=self.max_input, max_target=self.max_target, decode=self.decode)
+        reading = deltas.Reading(max_input=self.max_input, max_target=self.max_target, decode=self.decode, verbalizer=self.verbalizer)
         return deltas.load_backbone(self.backbone, dtype=self.dtype), tasks, reading
 
 
@@ -58,7 +61,7 @@ def load_tasks(folder: str, names: Any = (), **options: Any) -> "list[Task]":
 
 
 def parse_type(text: str) -> "DeltaType":
-    """A delta type from `lora`, `lora:rank=4` or `lora:rank=4,label=small`."""
+    """A delta type from `lora`, `lora:rank=4` or `lora:rank=4,label=small`; several sites as `lora:sites=q+v`."""
     from deltas.errors import InputError
     from deltas.types import delta_type
 
@@ -68,8 +71,23 @@ def parse_type(text: str) -> "DeltaType":
         key, equals, value = item.partition("=")
         if not equals:
             raise InputError(f"expected a type as name:setting=value,…, got {text!r}; for example lora:rank=8")
-        fields[key] = _number(value)
+        several = key in ("sites", "exclude", "inputs")
+        fields[key] = tuple([value] if value.startswith("re:") else value.split("+")) if several else _number(value)
     return delta_type(fields)
+
+
+def parse_rates(texts: "tuple[str, ...]", labels: "list[str]") -> dict[str, float]:
+    """Learning rates from `label=rate`; a label that is not trained is refused."""
+    from deltas.errors import InputError
+
+    rates = {}
+    for text in texts:
+        label, _, rate = text.partition("=")
+        if label not in labels or not isinstance(value := _number(rate), int | float) or value <= 0:
+            raise InputError(f"expected label=rate with a label among {', '.join(labels)} and a rate above 0, got {text!r}; for example "
+                             f"{labels[0]}=0.01")
+        rates[label] = float(value)
+    return rates
 
 
 def _number(text: str) -> int | float | str | bool:

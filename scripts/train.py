@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .options import OnTasks, parse_type
+from .options import OnTasks, parse_rates, parse_type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,9 @@ class Train(OnTasks):
     learning_rate: float = 3e-3
     """Peak learning rate."""
     prefix_learning_rate: float = 3e-2
-    """Peak learning rate of types that are a prefix, which need a larger one."""
+    """Peak learning rate of types that are a prefix or a prompt, which need a larger one."""
+    learning_rates: tuple[str, ...] = ()
+    """Peak learning rates of single types, as label=rate: ia3=0.02 bitfit=0.01."""
     evaluate_every: int = 50
     """Steps between two looks at the dev rows; the best is kept."""
     dev_rows: int = 64
@@ -45,7 +47,8 @@ class Train(OnTasks):
         from .progress import Bars
 
         types = [parse_type(text) for text in self.types]
-        rates = {c.label: self.prefix_learning_rate for c in types if c.name == "prefix"}
+        rates = {c.label: self.prefix_learning_rate for c in types if c.name in ("prefix", "prompt")} | parse_rates(
+            self.learning_rates, [c.label for c in types])
         training = deltas.Training(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, learning_rates=rates,
                                    evaluate_every=self.evaluate_every, dev_rows=self.dev_rows)
         bars = Bars()
@@ -61,6 +64,8 @@ class Train(OnTasks):
                                 in_flight=self.in_flight, test_rows=self.test_rows, seed=self.seed, on_progress=tell)
         scores = {label: {f"{task}.{seed}": bank.scores(label, task, seed) for task, seed in bank.pairs([label])}
                   for label in bank.labels()}
-        write_json(self.out / "summary.json", {"solutions": scores, "failed": bank.failed(), "backbone": backbone.fingerprint,
-                                               "seconds": bars.seconds, "versions": versions()})
+        trained = {label: {"type": bank.start(label).config.to_json(), "parameters": bank.start(label).layout.size} for label in bank.labels()}
+        write_json(self.out / "summary.json", {
+            "solutions": scores, "failed": bank.failed(), "backbone": backbone.fingerprint, "trained": trained,
+            "answers": deltas.answers(backbone, reading), "seconds": bars.seconds, "versions": versions()})
         print(f"{sum(map(len, scores.values()))} solutions in {self.out}, {len(bank.failed())} failed")

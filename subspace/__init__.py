@@ -8,8 +8,10 @@ controls     mean_only, random_basis, shuffled
 optimize     stage 2: tune z alone through one type
 transfer     stage 3: decode it by every other type
 scores       relative and chance-normalised scores with bootstrap intervals
+inspection   what a subspace holds, for `deltas.inspect`
 """
 
+from subspace import inspection
 from subspace.autoencoder import Autoencoder, autoencoder
 from subspace.base import Network, Part, Subspace
 from subspace.controls import mean_only, random_basis, shuffled
@@ -18,6 +20,6 @@ from subspace.optimize import Found, optimize, optimize_many
 from subspace.transfer import TransferTable, transfer
 
 __all__ = [
-    "Autoencoder", "Found", "Network", "Part", "Subspace", "TransferTable", "autoencoder", "gram_correlation", "joint_svd", "mean_only",
+    "Autoencoder", "Found", "Network", "Part", "Subspace", "TransferTable", "autoencoder", "gram_correlation", "inspection", "joint_svd", "mean_only",
     "optimize", "optimize_many", "random_basis", "shuffled", "transfer",
 ]  # fmt: skip

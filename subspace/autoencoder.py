@@ -138,6 +138,8 @@ def autoencoder(
     if backbone.fingerprint != bank.fingerprint:
         raise InputError(f"expected the backbone {bank.fingerprint} of the bank {bank.path}, got {backbone.name} with fingerprint "
                          f"{backbone.fingerprint}; use the backbone it was trained on")
+    if backbone.kind == "encoder":
+        raise InputError(f"expected a backbone that writes its answers for the autoencoder, got the encoder {backbone.name}; use joint_svd")
     splits = [{name: tokens_of(backbone, given[name].split(split), name, reading) for name in needed} for split in ("train", "dev")]
     return learn(bank, k, attached={label: attached[label] for label in labels}, train=splits[0], dev=splits[1], reading=reading,
                  settings=settings, pairs=pairs, checkpoint=checkpoint, save_every=save_every, on_step=on_step)

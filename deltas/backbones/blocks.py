@@ -101,9 +101,7 @@ class Embedding(Site):
 
     def values(self) -> jax.Array:
         """The table [n, d] as it is used; its transpose is a tied output head."""
-        table = self.weights()["table"]
-        assert table is not None
-        return table
+        return self.weights()["table"]
 
 
 class Norm(Site):
@@ -192,9 +190,7 @@ class RelativePositions(Site):
 
     def __call__(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
         """Bias [heads, S, K] for query positions [S] and key positions [K]."""
-        table = self.weights()["table"]
-        assert table is not None
-        return table[self.bucket(keys[None, :] - queries[:, None])].transpose(2, 0, 1)
+        return self.weights()["table"][self.bucket(keys[None, :] - queries[:, None])].transpose(2, 0, 1)
 
 
 class Entry(Site):

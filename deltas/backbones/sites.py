@@ -21,8 +21,8 @@ from flax import nnx
 
 from deltas.errors import InputError
 
-Weights = dict[str, jax.Array | None]
-"""A site's own parameters by name; None where it has none (a linear map without a bias)."""
+Weights = dict[str, Any]
+"""A site's own parameters by name: arrays, or None where it has none (a linear map without a bias)."""
 Norm = Callable[[jax.Array], jax.Array]
 
 

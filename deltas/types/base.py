@@ -34,8 +34,9 @@ class DeltaType(abc.ABC):
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", tuple(self.sites))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
+        for name in ("sites", "exclude"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         if not self.label:
             object.__setattr__(self, "label", self.name)
         if not self.label.replace("-", "").replace("_", "").isalnum():

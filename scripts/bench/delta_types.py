@@ -95,7 +95,7 @@ def memory_in_flight(backbone: deltas.Backbone, kind: Any, task: deltas.Task, re
     one = {n: jnp.asarray(v) for n, v in batch_of(exam.encoded, np.arange(batch), reading.max_input,
                                                   exam.encoded.target_ids.shape[1]).items()} | {
         n: jnp.asarray(v) for n, v in exam.encoded.tables.items()}
-    found = {"backbone": sum(x.nbytes for x in jax.tree.leaves(attached.frozen)), "delta": 4 * attached.layout.size}
+    found: dict[str, Any] = {"backbone": sum(x.nbytes for x in jax.tree.leaves(attached.frozen)), "delta": 4 * attached.layout.size}
     for count in (1, 8):
         thetas = jnp.tile(jnp.asarray(attached.theta0), (count, 1))
         batches = {n: jnp.broadcast_to(v, (count, *v.shape)) for n, v in one.items()}
