@@ -20,6 +20,6 @@ from subspace.optimize import Found, optimize, optimize_many
 from subspace.transfer import TransferTable, transfer
 
 __all__ = [
-    "Autoencoder", "Found", "Network", "Part", "Subspace", "TransferTable", "autoencoder", "gram_correlation", "inspection", "joint_svd", "mean_only",
-    "optimize", "optimize_many", "random_basis", "shuffled", "transfer",
-]  # fmt: skip
+    "Autoencoder", "Found", "Network", "Part", "Subspace", "TransferTable", "autoencoder", "gram_correlation", "inspection", "joint_svd",
+    "mean_only", "optimize", "optimize_many", "random_basis", "shuffled", "transfer",
+]

@@ -23,7 +23,7 @@ class Family:
     """
 
     config: Callable[[Mapping[str, Any], frozenset[str]], Architecture]
-    names: Callable[[Architecture], Names]
+    names: Callable[[Architecture], Mapping[str, str | tuple[str, ...]]]
     prefix: str = ""
     transposed: bool = True
     copies: Mapping[str, str] = field(default_factory=dict)

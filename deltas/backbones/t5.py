@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deltas.backbones.architecture import Architecture
-from deltas.backbones.family import Family, Names, activation, ends, fixed, sizes, token
+from deltas.backbones.family import Family, activation, ends, fixed, sizes, token
 from deltas.errors import InputError
 
 
@@ -33,9 +33,9 @@ def config(raw: Mapping[str, Any], names: frozenset[str] = frozenset()) -> Archi
                         pad_token_id=token(raw, "pad_token_id", 0), decoder_start_token_id=token(raw, "decoder_start_token_id", 0))
 
 
-def names(c: Architecture) -> Names:
+def names(c: Architecture) -> dict[str, str]:
     """Hugging Face tensor name → path of the parameter here."""
-    found: Names = {"shared.weight": "shared.table"}
+    found = {"shared.weight": "shared.table"}
     if not c.tied:
         found["lm_head.weight"] = "head.kernel"
     ff = {"wi_0": "gate", "wi_1": "up", "wo": "out"} if c.gated else {"wi": "up", "wo": "out"}
