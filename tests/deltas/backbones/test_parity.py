@@ -125,16 +125,20 @@ def golden(request):
 
 @pytest.fixture(scope="module", params=list(CASES))
 def ours(request, tmp_path_factory):
-    """(case, logits, greedy tokens) of our backbone read from files: a padded batch."""
+    """(case, what computes logits and greedy tokens of a padded batch by our backbone read from files, its answers to `inputs`)."""
     kind, changes = CASES[request.param]
     backbone = load_backbone(toy.write_folder(tmp_path_factory.mktemp("parity"), kind, **changes))
-    batch, answers = inputs(), {}
-    answers["logits"] = kept(request.param, np.asarray(backbone.logits(batch)))
-    if request.param in WRITING:
-        graphdef, state = nnx.split(backbone.module)
-        generate = jax.jit(lambda state, ids, mask: greedy(nnx.merge(graphdef, state), ids, mask, NEW_TOKENS))
-        answers["tokens"] = np.asarray(generate(state, jnp.asarray(batch["input_ids"]), jnp.asarray(batch["attention_mask"])))
-    return request.param, answers
+    graphdef, state = nnx.split(backbone.module)
+    generate = jax.jit(lambda state, ids, mask: greedy(nnx.merge(graphdef, state), ids, mask, NEW_TOKENS))
+
+    def answer(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        answers = {"logits": np.asarray(backbone.logits(batch))}
+        if request.param in WRITING:
+            answers["tokens"] = np.asarray(generate(state, jnp.asarray(batch["input_ids"]), jnp.asarray(batch["attention_mask"])))
+        return answers
+
+    answers = answer(inputs())
+    return request.param, answer, {**answers, "logits": kept(request.param, answers["logits"])}
 
 
 def buckets(count: int, furthest: int, two_way: bool) -> np.ndarray:
@@ -150,9 +154,19 @@ def agree(ours, theirs):
 
 
 def test_stored_answers(ours, golden):
-    name, answers = ours
+    name, _, answers = ours
     stored = {what.removeprefix(f"{name}."): value for what, value in golden.items() if what.startswith(f"{name}.")}
     agree({**answers, "logits": answers["logits"][:, STORED]}, stored)
+
+
+@pytest.mark.parametrize("ours", ["gpt2", "llama", "linear", "mistral", "qwen2"], indirect=True)
+def test_a_decoder_alone_may_be_padded_on_the_left(ours):
+    """Positions count the tokens of a prompt, wherever they stand in the row."""
+    (_, answer, right), batch = ours, inputs()
+    left = {what: np.stack([np.roll(row, 11 - int(mask.sum())) for row, mask in zip(batch[what], batch["attention_mask"], strict=True)])
+            for what in ("input_ids", "attention_mask")}
+    answers = answer(left)
+    agree({**answers, "logits": answers["logits"][left["attention_mask"] > 0]}, right)
 
 
 @pytest.mark.parametrize("name", WRITING)
@@ -173,7 +187,7 @@ def test_stored_buckets(table, golden):
 
 @pytest.mark.parity
 def test_transformers(ours, model):
-    name, answers = ours
+    name, _, answers = ours
     agree(answers, originals(name, model(name)))
 
 
