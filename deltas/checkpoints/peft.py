@@ -101,8 +101,8 @@ def save_peft(solution: Solution, folder: str | Path, backbone: Backbone, *, ran
     else:
         raw, tensors = _exact(solution, backbone, names, prefixed)
     task_type = {"encoder-decoder": "SEQ_2_SEQ_LM", "decoder": "CAUSAL_LM"}.get(backbone.kind)
-    if task_type is None and raw["peft_type"] == "PROMPT_TUNING":
-        task_type = "FEATURE_EXTRACTION"  # PEFT needs one for prompts
+    if task_type is None and raw["peft_type"] in ("PROMPT_TUNING", "PREFIX_TUNING"):
+        task_type = "FEATURE_EXTRACTION"  # without one, PEFT reads the rows and never uses them
     raw |= {"task_type": origin.get("task_type", task_type), "base_model_name_or_path": origin.get("base_model") or backbone.name}
     _write(Path(folder), raw, tensors)
 

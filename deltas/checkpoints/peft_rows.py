@@ -52,10 +52,11 @@ def read_prefix(raw: Mapping[str, Any], tensors: Tensors, names: Names, path: Pa
     first: Any = names.sites[sites[0]]
     submodules = raw.get("num_transformer_submodules")
     wanted = 2 if backbone.kind == "encoder-decoder" else 1
-    for what, theirs, ours in (("num_layers", layers, len(sites)), ("num_attention_heads", heads, first.kv_heads),
-                               ("token_dim", width, first.kv_heads * first.head_dim), ("num_transformer_submodules", submodules, wanted)):
-        if theirs != ours:
-            raise InputError(f"expected {what} {ours} in {path} for this backbone, got {theirs}; use the backbone it was trained on")
+    sizes = {"num_layers": (layers, len(sites)), "num_attention_heads": (heads, first.kv_heads),
+             "token_dim": (width, first.kv_heads * first.head_dim), "num_transformer_submodules": (submodules, wanted)}
+    if odd := {what: pair for what, pair in sizes.items() if pair[0] != pair[1]}:
+        raise InputError(f"expected {', '.join(f'{what} {ours}' for what, (_, ours) in odd.items())} in {path} for this backbone, got "
+                         f"{', '.join(str(theirs) for theirs, _ in odd.values())}; use the backbone it was trained on")
     whole = tensors.take(KEY, (length, 2 * layers * width)).reshape(length, layers, 2, heads, width // heads)
     tensors.done()
     pairs = _pairs(backbone, layers)

@@ -46,6 +46,11 @@ def batch(kind: str) -> dict[str, np.ndarray]:
     return {name: value.astype(np.int64) for name, value in found.items()}
 
 
+def logits(backbone: Any, solution: Any) -> np.ndarray:
+    """Ours."""
+    return np.asarray(backbone.logits(batch(backbone.family), solution))
+
+
 def real(kind: str, logits: np.ndarray) -> np.ndarray:
     """The logits at real tokens, those of prompts aside."""
     if kind in ("t5", "bart"):

@@ -30,7 +30,7 @@ def golden(tmp_path_factory):
 def test_stored(name, golden, backbones):
     case, (folder, theirs) = ADAPTERHUB[name], golden[name]
     backbone = backbones(case)
-    foreign.agree(case.kind, backbone.logits(foreign.batch(case.kind), load_adapterhub(folder, backbone)), theirs)
+    foreign.agree(case.kind, foreign.logits(backbone, load_adapterhub(folder, backbone)), theirs)
 
 
 @pytest.mark.parity
@@ -42,7 +42,7 @@ def test_live(backbones, tmp_path):
         (folder / WEIGHTS).unlink()
         backbone = backbones(cases[name])
         solution = load_adapterhub(folder, backbone, allow_pickle=True)
-        foreign.agree(cases[name].kind, backbone.logits(foreign.batch(cases[name].kind), solution), theirs)
+        foreign.agree(cases[name].kind, foreign.logits(backbone, solution), theirs)
 
 
 class Changed:
@@ -110,7 +110,8 @@ class TestRefused:
             load_adapterhub(folder, backbones(ADAPTERHUB["bert-pfeiffer"]))
 
     def test_every_odd_tensor_is_named(self, changed, backbones, refused):
-        down, up, bias = (f"encoder.layer.0.output.adapters.mine.{end}" for end in ("adapter_down.0.weight", "adapter_up.weight", "adapter_up.bias"))
+        ends = ("adapter_down.0.weight", "adapter_up.weight", "adapter_up.bias")
+        down, up, bias = (f"encoder.layer.0.output.adapters.mine.{end}" for end in ends)
 
         def spoil(values):
             values["elsewhere.weight"] = values.pop(f"bert.{down}")
