@@ -22,7 +22,7 @@ KEPT = ("optimization", "transfer", "controls", "curve", "groups", "apart", "by_
 def keep(folder: Path, name: str) -> None:
     """Copy what a study's or a benchmark's summary says, and the figure of a study's last plane, into the checkout."""
     summary = read_json(folder / "summary.json")
-    kept = summary if "bench" in summary else {key: summary[key] for key in KEPT if key in summary}
+    kept = summary if summary.keys() & {"bench", "delta_types"} else {key: summary[key] for key in KEPT if key in summary}
     write_json(HERE / "results" / f"{name}.json", kept)
     for figure in sorted((folder / "figures").glob("plane-*.png"))[-1:]:
         (HERE / "results" / "figures").mkdir(parents=True, exist_ok=True)
@@ -90,6 +90,27 @@ TITLES = {"steps": "a LoRA step, 8 × 64 tokens", "padding": "a LoRA step on the
           "autoencoder": "a multi-task autoencoder step"}
 
 
+def types_table(summary: dict[str, Any]) -> str:
+    """Delta types trained on one real backbone: scores beside zero-shot, and what they cost."""
+    rows, settings, memory = summary["delta_types"], summary["settings"], summary["memory"]
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    bare = ", ".join(f"{task} {next(r['zero_shot'] for r in rows if r['task'] == task):.2f} (most common label "
+                     f"{next(r['most_common_label'] for r in rows if r['task'] == task):.2f})" for task in tasks)
+    lines = [f"**{settings['backbone']}** ({settings['kind']}; answers: {settings['verbalizer']}; {settings['trained']} is trained), "
+             f"{rows[0]['steps']} steps of {settings['batch_size']} rows, {summary['machine']['processor'] or summary['machine']['device']}. "
+             f"Accuracy on {rows[0]['test_rows']} test rows; zero-shot: {bare}.", "",
+             f"| | parameters | {' | '.join(tasks)} | seconds a task | memory of a step | of 8 in flight |", "|---" * (5 + len(tasks)) + "|"]
+    for kind in dict.fromkeys(row["type"] for row in rows):
+        own = {row["task"]: row for row in rows if row["type"] == kind}
+        scores = [f"{own[t]['score']:.2f} [{own[t]['interval'][0]:.2f}, {own[t]['interval'][1]:.2f}]" for t in tasks]
+        sizes = [f"{(memory[kind][n]['arguments'] + memory[kind][n]['temporaries']) / 1e6:,.0f} MB" for n in ("in_flight_1", "in_flight_8")]
+        seconds = "–".join(f"{s:.0f}" for s in sorted({round(own[t]["seconds"]) for t in tasks}))
+        lines.append(f"| {kind} | {own[tasks[0]]['parameters']:,} | {' | '.join(scores)} | {seconds} | {' | '.join(sizes)} |")
+    shared = next(iter(memory.values()))["backbone"] / 1e6
+    lines += ["", f"The backbone's {shared:,.0f} MB are there once, however many are in flight; activations and deltas are there for each."]
+    return "\n".join(lines)
+
+
 def write(readme: Path) -> None:
     """Put every kept study's table, and the benchmark's, between the marks."""
     text = readme.read_text(encoding="utf-8")
@@ -97,6 +118,7 @@ def write(readme: Path) -> None:
         raise InputError(f"expected the marks of the results in {readme}, got a file without; restore them")
     studies = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
     tables = [table(kept) for kept in studies if "optimization" in kept] + [speed(kept) for kept in studies if "bench" in kept]
+    tables += [types_table(kept) for kept in studies if "delta_types" in kept]
     body = "\n\n".join(tables)
     before, after = text.split(START)[0], text.split(END)[1]
     write_text(readme, f"{before}{START}\n\n{body}\n\n{END}{after}")
