@@ -5,7 +5,7 @@
     linear   s_l = w_l · h + b_l, fitted once to the bare backbone's h on the training rows, and frozen.
 
 p(label) = softmax(s). No way has a parameter that is trained with the delta, so a score is the delta's own. The labels' tables travel with
-each batch: `label_ids` [L, W], `label_mask` [L, W] and `label_slots` for words, `label_vectors` [L, d] (and `label_bias` [L]) for the others,
+each batch: `label_ids` [L, W] and `label_mask` [L, W] for words, `label_vectors` [L, d] (and `label_bias` [L]) for the others,
 `label_exists` [L] for all.
 """
 
@@ -35,6 +35,9 @@ def way(backbone: Backbone, reading: Reading) -> str:
     chosen = reading.verbalizer or ("words" if has_head else "cosine")
     if chosen == "words" and not has_head:
         raise InputError(f"expected a masked-language head for the verbalizer 'words', got {backbone.name} without one; use cosine or linear")
+    if chosen == "words" and backbone.tokenizer.mask_token_id is None:
+        raise InputError(f"expected a tokenizer with a mask token for the verbalizer 'words', got that of {backbone.name} without; restore "
+                         "tokenizer_config.json or use cosine or linear")
     return chosen
 
 
@@ -48,7 +51,7 @@ def answers(backbone: Backbone, reading: Reading) -> str:
 
 
 def encode_labelled(backbone: Backbone, task: Task, examples: Sequence[Example], reading: Reading) -> Encoded:
-    """The examples as input tokens, and as target the number of the label: [R, 1].
+    """The examples as input tokens, and as target the number of the first answer that is a label: [R, 1]; no target where none is.
 
     Raises:
         InputError: a task without labels, or a way of answering that an encoder does not have.
@@ -59,12 +62,13 @@ def encode_labelled(backbone: Backbone, task: Task, examples: Sequence[Example],
     if not task.labels:
         raise InputError(f"expected label words to rank for task {task.name}, got a task without; use a backbone with a decoder")
     tables = label_tables(backbone, task, reading)
-    masks = (backbone.tokenizer.mask_token_id,) * int(tables.get("label_slots", 0))
+    masks = (backbone.tokenizer.mask_token_id,) * (tables["label_ids"].shape[1] if "label_ids" in tables else 0)
     ids, lengths = tokens(turned(examples, task.name, reading), backbone.tokenizer, reading, reading.max_input, backbone.config.pad_token_id,
                           backbone.before, (*masks, *backbone.after))
     number = {label: i for i, label in enumerate(task.labels)}
-    targets = np.array([[number.get(e.answers[0], 0)] for e in examples], np.int32)
-    return Encoded(ids, lengths, targets, np.ones(len(examples), np.int32), backbone.config.pad_token_id, tables)
+    known = [[number[answer] for answer in example.answers if answer in number][:1] for example in examples]
+    targets = np.array([found or [0] for found in known], np.int32)
+    return Encoded(ids, lengths, targets, np.array([len(found) for found in known], np.int32), backbone.config.pad_token_id, tables)
 
 
 @functools.lru_cache(maxsize=512)
@@ -79,7 +83,7 @@ def label_tables(backbone: Backbone, task: Task, reading: Reading) -> dict[str, 
         width = max(map(len, rows))
         tables["label_ids"] = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
         tables["label_mask"] = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int32)
-        return tables | {"label_slots": np.asarray(width, np.int32)}
+        return tables
     if chosen == "cosine":
         return tables | {"label_vectors": features(backbone, texts, reading)}
     from sklearn.linear_model import LogisticRegression
@@ -127,7 +131,8 @@ def label_scores(module: Any, batch: Mapping[str, jax.Array], dropout: Dropout |
     ids, mask = batch["input_ids"], batch["attention_mask"]
     hidden = module.encode(ids, mask, dropout=dropout)[:, -ids.shape[1]:]  # without the rows of a prompt
     if "label_ids" in batch:
-        labels, kept, slots = batch["label_ids"], batch["label_mask"].astype(jnp.float32), batch["label_slots"]
+        labels, kept = batch["label_ids"], batch["label_mask"].astype(jnp.float32)
+        slots = jnp.max(jnp.sum(batch["label_mask"], axis=1))  # a neighbour in flight may have longer labels
         first = jnp.sum(mask, axis=1) - 1 - slots  # the mask tokens stand before the closing token
         places = jnp.clip(first[:, None] + jnp.arange(labels.shape[1]), 0, ids.shape[1] - 1)
         log_p = jax.nn.log_softmax(module.logits_of(jnp.take_along_axis(hidden, places[..., None], axis=1)))
