@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from .bench_command import Bench
+from .convert import Convert
 from .decompose import Decompose
 from .demo import Demo
 from .inspect import Inspect
@@ -24,6 +25,7 @@ Commands = (
     | Annotated[Optimize, tyro.conf.subcommand("optimize")]
     | Annotated[Transfer, tyro.conf.subcommand("transfer")]
     | Annotated[Landscape, tyro.conf.subcommand("landscape")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )

@@ -98,7 +98,7 @@ def types_table(summary: dict[str, Any]) -> str:
                      f"{next(r['most_common_label'] for r in rows if r['task'] == task):.2f})" for task in tasks)
     lines = [f"**{settings['backbone']}** ({settings['kind']}; answers: {settings['verbalizer']}; {settings['trained']} is trained), "
              f"{rows[0]['steps']} steps of {settings['batch_size']} rows, {summary['machine']['processor'] or summary['machine']['device']}. "
-             f"Accuracy on {rows[0]['test_rows']} test rows; zero-shot: {bare}.", "",
+             f"Accuracy on {max(row['test_rows'] for row in rows)} test rows; zero-shot: {bare}.", "",
              f"| | parameters | {' | '.join(tasks)} | seconds a task | memory of a step | of 8 in flight |", "|---" * (5 + len(tasks)) + "|"]
     for kind in dict.fromkeys(row["type"] for row in rows):
         own = {row["task"]: row for row in rows if row["type"] == kind}

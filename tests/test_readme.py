@@ -3,7 +3,10 @@
 import functools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 import deltas
@@ -44,3 +47,31 @@ def test_tables_are_those_of_the_results(tmp_path):
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README.read_text()))))
 def test_linked_files_exist(link):
     assert (README.parent / link).exists()
+
+
+def test_the_example_on_a_module_of_ones_own():
+    """The block runs as it stands, and what it says is so."""
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    names: dict = {}
+    exec(next(block for block in blocks if "class MLP" in block), names)
+    leaves = jax.tree.leaves(names["trainable"])
+    assert sum(leaf.size for leaf in leaves) == 4 * (8 + 32)
+    assert not any(site.order for site in names["deltas"].sites(names["model"]).values())
+
+
+def test_the_example_on_many_solutions(backbone, attached, batch, tmp_path, monkeypatch, capsys):
+    """The block runs as it stands, on solutions of the small T5; the adapter of somebody else's is the one just written."""
+    def load(label, task, seed):
+        one = attached[label]
+        return deltas.Solution(task=task, seed=seed, config=one.config, layout=one.layout, vector=np.full(one.layout.size, 0.1, np.float32),
+                               theta0=one.theta0, backbone=backbone.fingerprint, theta0_fingerprint=one.theta0_fingerprint)
+
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    code = next(block for block in blocks if "save_peft" in block).replace("somebody/adapter", "peft")
+    given = {name: batch[name][:3] for name in ("input_ids", "attention_mask")} | {"decoder_input_ids": batch["target_ids"][:3]}
+    names = {"deltas": deltas, "backbone": backbone, "bank": SimpleNamespace(load=load), "batch": given}
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), names)
+    np.testing.assert_allclose(backbone.logits(given, names["theirs"]), backbone.logits(given, names["lora"]), atol=1e-5)
+    np.testing.assert_allclose(names["fast"].logits(given), backbone.logits(given, names["lora"]), atol=1e-4)
+    assert "lora" in capsys.readouterr().out

@@ -66,7 +66,7 @@ class DeltaTypes:
         write_json(self.out / "summary.json", {
             "delta_types": rows, "memory": memory, "machine": machine(), "settings": {
                 "backbone": self.backbone.name, "kind": backbone.kind, "fingerprint": backbone.fingerprint, "batch_size": self.batch_size,
-                "max_input": self.max_input, "verbalizer": "labels ranked by likelihood" if backbone.kind != "encoder" else "cosine",
+                "max_input": self.max_input, "verbalizer": deltas.answers(backbone, reading),
                 "trained": "the delta alone", "rates": RATES}})
 
     def row(self, backbone: deltas.Backbone, bank: deltas.Bank, kind: Any, task: deltas.Task, reading: deltas.Reading) -> dict[str, Any]:
