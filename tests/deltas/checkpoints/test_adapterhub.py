@@ -134,6 +134,15 @@ class TestRefused:
             load_adapterhub(changed("bert-pfeiffer").folder, backbones(ADAPTERHUB["t5-pfeiffer"]))
 
 
+class TestNames:
+    @pytest.mark.parametrize(("name", "old", "new"), [("t5-houlsby", "", "transformer."), ("bert-pfeiffer", "bert.", "")])
+    def test_of_other_classes(self, changed, golden, backbones, name, old, new):
+        """A T5 with flexible heads puts a prefix before every name; a BERT without a head leaves its own out."""
+        backbone = backbones(ADAPTERHUB[name])
+        folder = changed(name).tensors(lambda values: {new + key.removeprefix(old): value for key, value in values.items()})
+        np.testing.assert_array_equal(load_adapterhub(folder, backbone).theta, load_adapterhub(golden[name][0], backbone).theta)
+
+
 class TestVersions:
     def test_the_scale_of_old_loras(self, changed, backbones, refused):
         """Before 1.1.0 the library divided by nothing: their scale was 1."""

@@ -7,7 +7,7 @@ import foreign
 import numpy as np
 import pytest
 from foreign import PEFT
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import deltas
 from deltas.checkpoints import add_to_bank, load_peft, save_peft
@@ -63,3 +63,29 @@ def test_stored(name, golden, backbones, tmp_path):
             assert new[key].tobytes() == value.tobytes(), key
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["peft_type"] == json.loads((folder / "adapter_config.json").read_text())["peft_type"]
+
+
+def test_names_without_a_head(golden, backbones, tmp_path):
+    """A checkpoint of the model without its head leaves the base prefix out, here and on the way back."""
+    folder, backbone = golden["gpt2-lora"][0], backbones(PEFT["gpt2-lora"])
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    tensors = {key.replace(".transformer.", "."): value for key, value in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, bare / WEIGHTS)
+    (bare / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
+    solution = load_peft(bare, backbone)
+    np.testing.assert_array_equal(solution.theta, load_peft(folder, backbone).theta)
+    save_peft(solution, tmp_path / "out", backbone)
+    assert set(load_file(tmp_path / "out" / WEIGHTS)) == set(tensors)
+
+
+def test_a_minus_zero_comes_back(golden, backbones, tmp_path):
+    """The identity is one of bits."""
+    folder, backbone = golden["t5-lora"][0], backbones(PEFT["t5-lora"])
+    minus = tmp_path / "minus"
+    minus.mkdir()
+    tensors = {key: np.full_like(value, -0.0) for key, value in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, minus / WEIGHTS)
+    (minus / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
+    save_peft(load_peft(minus, backbone), tmp_path / "out", backbone)
+    assert all(np.all(np.signbit(value)) for value in load_file(tmp_path / "out" / WEIGHTS).values())

@@ -10,10 +10,14 @@ from foreign import BARE, CAUSAL, ONE, PEFT, SEQ2SEQ, T5, Case
 import deltas
 from deltas.checkpoints import load_peft, save_peft
 from deltas.checkpoints.solutions import parameters_of, solution_of
-from deltas.types import IA3, Full, LoRA, Prefix, Prompt
+from deltas.types import IA3, Full, LoRA, Prefix, Prompt, Together
 
 pytestmark = pytest.mark.parity
-pytest.importorskip("peft")
+
+
+@pytest.fixture(autouse=True)
+def real_peft():
+    pytest.importorskip("peft")
 
 
 def trained(backbone, config, seed=0):
@@ -77,8 +81,9 @@ def test_to_peft(name, backbones, tmp_path):
     (GPT2, Full(sites=("decoder.0.attn.q", "ff.up"), label="weights")),
     (Case("llama", "", ONE, CAUSAL), IA3()),
     (Case("llama", "", ONE, CAUSAL), LoRA(rank=2, dora=True, sites=("k", "ff.out"))),
-], ids=["lora", "full", "ia3", "dora"])
-def test_any_difference_to_peft(case, config, backbones, tmp_path, request):
+    (GPT2, Together(parts=(LoRA(rank=2, sites=("q",)), LoRA(rank=1, sites=("v", "q"), label="more")))),
+], ids=["lora", "full", "ia3", "dora", "together"])
+def test_any_difference_to_peft(case, config, backbones, tmp_path):
     """All of its energy, as a LoRA: PEFT's model answers the same."""
     backbone = backbones(case)
     if isinstance(config, Full):  # without its biases, which are no LoRA
