@@ -21,7 +21,7 @@ from deltas.attach import attach, detach, merge, sites, unmerge
 from deltas.backbones import Backbone, load_backbone
 from deltas.backbones.sites import Delta
 from deltas.bank import Bank, Solution
-from deltas.checkpoints import load_adapterhub, load_peft, save_peft
+from deltas.checkpoints import load_adapterhub, load_checkpoint, load_peft, save_peft
 from deltas.compose import carrying, merged
 from deltas.errors import InputError
 from deltas.evaluation import Score, evaluate
@@ -51,6 +51,6 @@ from deltas.verbalizer import answers
 __all__ = [
     "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "Compacter", "Delta", "DeltaType", "Full", "InputError",
     "Layout", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "answers",
-    "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_adapterhub", "load_backbone", "load_peft",
+    "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_adapterhub", "load_checkpoint", "load_backbone", "load_peft",
     "load_tasks", "merge", "merged", "save_peft", "sites", "train", "unmerge",
 ]

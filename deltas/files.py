@@ -63,3 +63,15 @@ def sha256(*parts: bytes | str) -> str:
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()[:16]
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor → file, of the index of a checkpoint in several files; one that lies outside its folder is refused."""
+    table = read_json(index)
+    names = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(names, dict):
+        raise InputError(f"expected a weight_map in {index}, got none; download it again")
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise InputError(f"expected the names of files beside {index}, got {name!r}, which leads elsewhere; do not trust it")
+    return names

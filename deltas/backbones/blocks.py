@@ -279,8 +279,7 @@ def _put_before(
     length = rows[0].shape[0]
     k, v = (jnp.concatenate([jnp.broadcast_to(r.astype(old.dtype), (old.shape[0], *r.shape)), old], axis=1)
             for r, old in zip(rows, (k, v), strict=True))
-    first = jnp.minimum(key_at[0], 0)  # left of another delta's rows, which are there already
-    key_at = jnp.concatenate([first - length + jnp.arange(length), key_at])
+    key_at = jnp.concatenate([key_at[0] - length + jnp.arange(length), key_at])
     return k, v, key_at, jnp.concatenate([jnp.ones((*mask.shape[:-1], length), bool), mask], axis=-1)
 
 

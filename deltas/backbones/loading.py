@@ -19,7 +19,7 @@ from deltas.backbones.architecture import Architecture, Kind
 from deltas.backbones.family import Family
 from deltas.backbones.transformer import Transformer
 from deltas.errors import InputError
-from deltas.files import read_json
+from deltas.files import read_json, weight_map
 
 FAMILIES: dict[str, Family] = {
     "bart": bart.FAMILY, "bert": bert.BERT, "gpt2": gpt2.FAMILY, "llama": llama.LLAMA, "mistral": llama.MISTRAL, "qwen2": llama.QWEN2,
@@ -151,10 +151,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
     if single.is_file():
         shards = [single]
     elif index.is_file():
-        table = read_json(index)
-        if not isinstance(table, dict) or not isinstance(table.get("weight_map"), dict):
-            raise InputError(f"expected a weight_map in {index}, got none; download it again")
-        shards = sorted({folder / name for name in table["weight_map"].values()})
+        shards = sorted({folder / name for name in weight_map(index).values()})
     else:
         pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
         if pickled:

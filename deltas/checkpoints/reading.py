@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deltas.errors import InputError
-from deltas.files import read_json
+from deltas.files import read_json, weight_map
 
 
 def read_config(folder: Path, needs: str | None = None) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def read_tensors(folder: Path, safe: str, pickled: str, *, allow_pickle: bool) -
         return _safe(folder / safe)
     if index.is_file():
         found: dict[str, np.ndarray] = {}
-        for name in sorted(set(_weight_map(index).values())):
+        for name in sorted(set(weight_map(index).values())):
             found |= _safe(folder / name)
         return found
     if not (folder / pickled).is_file():
@@ -47,17 +47,6 @@ def read_tensors(folder: Path, safe: str, pickled: str, *, allow_pickle: bool) -
         raise InputError(f"expected {safe} in {folder}, got the pickle {pickled}, which may run code when read; "
                          "convert it to safetensors, or read its weights alone with allow_pickle=True")
     return _pickled(folder / pickled)
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    table = read_json(index)
-    names = table.get("weight_map") if isinstance(table, dict) else None
-    if not isinstance(names, dict):
-        raise InputError(f"expected a weight_map in {index}, got none; download it again")
-    for name in names.values():
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-            raise InputError(f"expected the names of files beside {index}, got {name!r}, which leads elsewhere; do not trust this checkpoint")
-    return names
 
 
 def _safe(path: Path) -> dict[str, np.ndarray]:

@@ -170,6 +170,10 @@ def test_bad_shards(refused, tmp_path):
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with refused("model-00002-of-00002.safetensors"):
         load_backbone(tmp_path)
+    for outside in ("../model.safetensors", "/model.safetensors", "inner/model.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"shared.weight": outside}}))
+        with refused(repr(outside), "leads elsewhere"):
+            load_backbone(tmp_path)
     index.write_text("{}")
     with refused("weight_map"):
         load_backbone(tmp_path)

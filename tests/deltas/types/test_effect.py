@@ -111,6 +111,17 @@ def test_prefix_rows_are_keys_and_values_left_of_the_first_position(attention, t
         np.testing.assert_allclose(ours[row], expected, atol=2e-5)
 
 
+def test_relative_positions_do_not_notice_a_shift(backbone, batch):
+    """Rows stand right before the tokens, wherever those stand."""
+    given = {name: jnp.asarray(value) for name, value in batch.items()}
+    plain, shifted = (Attached.of(backbone, Prefix(length=3, start="normal", shift=shift)) for shift in (False, True))
+    theta = random_theta(plain)
+    expected = jax.jit(plain.logits)(theta, plain.frozen, given)
+    np.testing.assert_allclose(jax.jit(shifted.logits)(theta, shifted.frozen, given), expected, atol=1e-5)
+    bare = jax.jit(plain.logits)(jnp.asarray(plain.theta0), plain.frozen, given)
+    assert float(jnp.abs(expected - bare).max()) > 1e-3
+
+
 def test_buckets_by_hand():
     for count, two_way in ((8, True), (8, False), (32, True)):
         positions = RelativePositions(buckets=count, furthest=20, heads=1, two_way=two_way, std=1.0, rngs=nnx.Rngs(0))
