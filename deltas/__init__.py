@@ -51,6 +51,6 @@ from deltas.verbalizer import answers
 __all__ = [
     "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "Compacter", "Delta", "DeltaType", "Full", "InputError",
     "Layout", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "answers",
-    "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_adapterhub", "load_checkpoint", "load_backbone", "load_peft",
-    "load_tasks", "merge", "merged", "save_peft", "sites", "train", "unmerge",
+    "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_adapterhub", "load_backbone", "load_checkpoint",
+    "load_peft", "load_tasks", "merge", "merged", "save_peft", "sites", "train", "unmerge",
 ]
