@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from flax import nnx
 
 import deltas
-from deltas import Attached, LoRA, Reading, Training, load_backbone, train
+from deltas import Attached, LoRA, Prompt, Reading, Training, load_backbone, train
 from deltas.evaluation import Exam, batch_of, evaluate_each
 from deltas.tasks import Example
 from deltas.verbalizer import TEMPERATURE, answers, features, label_scores, label_tables, pooled, way
@@ -72,12 +73,12 @@ def batch_from(backbone, task, chosen, rows=4):
     return exam, {name: jnp.asarray(value) for name, value in {**batch, **exam.encoded.tables}.items()}
 
 
-def hidden_by_hand(backbone, texts):
-    """The mean hidden state of [cls] text [sep] for each text, one by one in a batch of a fixed width."""
+def hidden_by_hand(module, texts):
+    """The mean hidden state of [cls] text [sep] for each text, in a batch of a fixed width."""
     rows = [[CLS, *map(token, text.split()), SEP] for text in texts]
     ids = np.array([row + [0] * (12 - len(row)) for row in rows])
     mask = (np.arange(12) < np.array([len(row) for row in rows])[:, None]).astype(np.int32)
-    states = np.asarray(backbone.logits({"input_ids": ids, "attention_mask": mask}), np.float64)
+    states = np.asarray(nnx.jit(lambda module: module(ids, mask))(module), np.float64)
     return np.stack([states[i, : len(row)].mean(0) for i, row in enumerate(rows)])
 
 
@@ -95,12 +96,15 @@ def test_words_are_log_probabilities_at_the_mask_tokens(masked, three, encoders)
     np.testing.assert_allclose(scores(jnp.asarray(one.theta0), batch), expected, atol=1e-5)
 
 
-def test_cosine_is_that_of_means_of_hidden_states(bare, three, encoders):
-    one, scores = encoders["cosine"]
+def test_cosine_is_that_of_means_of_hidden_states(bare, three):
+    """The inputs' through the delta, without the rows of a prompt; the labels' through the bare backbone."""
+    one = Attached.of(bare, Prompt(length=2))
     exam, batch = batch_from(bare, three, "cosine")
-    inputs, labels = hidden_by_hand(bare, [e.input for e in exam.examples]), hidden_by_hand(bare, three.labels)
+    module = one.module(jnp.asarray(one.theta0), one.frozen)
+    inputs, labels = hidden_by_hand(module, [e.input for e in exam.examples]), hidden_by_hand(bare.module, three.labels)
     unit = [h / np.linalg.norm(h, axis=1, keepdims=True) for h in (inputs, labels)]
-    np.testing.assert_allclose(scores(jnp.asarray(one.theta0), batch), unit[0] @ unit[1].T / TEMPERATURE, rtol=1e-4)
+    scores = nnx.jit(label_scores)(module, batch)
+    np.testing.assert_allclose(scores, unit[0] @ unit[1].T / TEMPERATURE, rtol=1e-4)
 
 
 def test_linear_is_a_logistic_regression_on_the_bare_backbone(bare, two, three, encoders):
@@ -110,8 +114,9 @@ def test_linear_is_a_logistic_regression_on_the_bare_backbone(bare, two, three, 
     one, scores = encoders["linear"]
     for task in (two, three):
         exam, batch = batch_from(bare, task, "linear")
-        fitted = LogisticRegression(max_iter=1000).fit(hidden_by_hand(bare, [e.input for e in task.train]), [e.answers[0] for e in task.train])
-        expected = fitted.predict_log_proba(hidden_by_hand(bare, [e.input for e in exam.examples]))
+        shown = hidden_by_hand(bare.module, [e.input for e in task.train])
+        fitted = LogisticRegression(max_iter=1000).fit(shown, [e.answers[0] for e in task.train])
+        expected = fitted.predict_log_proba(hidden_by_hand(bare.module, [e.input for e in exam.examples]))
         order = [list(fitted.classes_).index(label) for label in task.labels]
         np.testing.assert_allclose(jax.nn.log_softmax(scores(jnp.asarray(one.theta0), batch)), expected[:, order], atol=5e-3)
 
@@ -134,7 +139,7 @@ def test_features_do_not_depend_on_their_neighbours(bare):
     texts = [" ".join(words) for words in toy.texts(np.random.default_rng(0), 70, (1, 9))]
     many = features(bare, texts, READING)
     assert many.shape == (70, 16)
-    np.testing.assert_allclose(many[[0, 66, 69]], hidden_by_hand(bare, [texts[i] for i in (0, 66, 69)]), atol=1e-5)
+    np.testing.assert_allclose(many[[0, 66, 69]], hidden_by_hand(bare.module, [texts[i] for i in (0, 66, 69)]), atol=1e-5)
 
 
 def test_means_leave_the_padding_out():
