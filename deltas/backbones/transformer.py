@@ -85,29 +85,20 @@ class Cache(NamedTuple):
 class Transformer(nnx.Module):
     """A pretrained transformer with its head; `config.kind` says which stacks it has."""
 
+    encoder: Any
+    decoder: Any
+    encoder_input: Entry
+    decoder_input: Entry
+
     def __init__(self, config: Architecture, *, rngs: nnx.Rngs) -> None:
         c = self.config = config
         self.shared = Embedding(c.vocab_size, c.d_model, std=1.0, rngs=rngs)
         if c.token_types:
             self.token_types = Embedding(c.token_types, c.d_model, std=0.02, rngs=rngs)
         if c.num_layers:
-            self.encoder = nnx.List([Block(c, cross=False, rngs=rngs) for _ in range(c.num_layers)])
-            self.encoder_input = Entry(c.d_model)
-            if (positions := self._positions(True, rngs)) is not None:
-                self.encoder_positions = positions
-            if c.embed_norm:
-                self.encoder_embed_norm = norm(c)
-            if c.final_norm:
-                self.encoder_norm = norm(c)
+            self._add_stack("encoder", c.num_layers, rngs)
         if c.num_decoder_layers:
-            self.decoder = nnx.List([Block(c, cross=c.kind == "encoder-decoder", rngs=rngs) for _ in range(c.num_decoder_layers)])
-            self.decoder_input = Entry(c.d_model, prompts=c.kind == "decoder")
-            if (positions := self._positions(False, rngs)) is not None:
-                self.decoder_positions = positions
-            if c.embed_norm:
-                self.decoder_embed_norm = norm(c)
-            if c.final_norm:
-                self.decoder_norm = norm(c)
+            self._add_stack("decoder", c.num_decoder_layers, rngs)
         if c.masked_head:
             self.head_dense, self.head_norm = Linear(c.d_model, c.d_model, std=0.02, bias=True, rngs=rngs), norm(c)
         if not c.tied:
@@ -115,15 +106,21 @@ class Transformer(nnx.Module):
         if c.head_bias:
             self.head_bias = Bias(c.vocab_size)
 
-    def _positions(self, two_way: bool, rngs: nnx.Rngs) -> RelativePositions | Embedding | None:
-        c = self.config
+    def _add_stack(self, stack: str, layers: int, rngs: nnx.Rngs) -> None:
+        """The blocks of a stack, and what tokens pass before and after them."""
+        c, answers = self.config, stack == "decoder" and self.config.kind == "encoder-decoder"
+        setattr(self, stack, nnx.List([Block(c, cross=answers, rngs=rngs) for _ in range(layers)]))
+        setattr(self, f"{stack}_input", Entry(c.d_model, prompts=not answers))
         if c.positions == "relative":
-            return RelativePositions(
+            setattr(self, f"{stack}_positions", RelativePositions(
                 buckets=c.relative_attention_num_buckets, furthest=c.relative_attention_max_distance, heads=c.num_heads,
-                two_way=two_way, std=c.d_model**-0.5, rngs=rngs)
+                two_way=stack == "encoder", std=c.d_model**-0.5, rngs=rngs))
         if c.positions == "learned":
-            return Embedding(c.max_positions, c.d_model, std=0.02, rngs=rngs)
-        return None
+            setattr(self, f"{stack}_positions", Embedding(c.max_positions, c.d_model, std=0.02, rngs=rngs))
+        if c.embed_norm:
+            setattr(self, f"{stack}_embed_norm", norm(c))
+        if c.final_norm:
+            setattr(self, f"{stack}_norm", norm(c))
 
     # ------------------------------------------------------------ what enters and leaves a stack
     def embed(self, stack: str, ids: jax.Array, at: jax.Array, dropout: Dropout | None, prompts: Sequence[jax.Array] = ()) -> jax.Array:
