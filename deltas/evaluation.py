@@ -70,7 +70,8 @@ def tokens_of(backbone: Backbone, examples: Sequence[Example], name: str, readin
     """The examples as padded token ids under the backbone's tokenizer."""
     config = backbone.config
     return encode(examples, name, backbone.tokenizer, reading, pad_id=config.pad_token_id, eos_id=config.eos_token_id,
-                  before=backbone.before, after=backbone.after)
+                  before=backbone.before, after=backbone.after,
+                  opening=backbone.before if backbone.kind == "encoder-decoder" else ())  # BART writes <s> before a text, as it reads it
 
 
 def text(backbone: Backbone, ids: np.ndarray) -> str:

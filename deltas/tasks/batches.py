@@ -87,7 +87,7 @@ class Encoded:
 
 def encode(
     examples: Sequence[Example], task_name: str, tokenizer: Any, reading: Reading, *, pad_id: int, eos_id: int | None,
-    before: Sequence[int] = (), after: Sequence[int] | None = None,
+    before: Sequence[int] = (), after: Sequence[int] | None = None, opening: Sequence[int] = (),
 ) -> Encoded:
     """The examples' inputs and first answers as token ids; S and T are the buckets of the longest row.
 
@@ -98,6 +98,7 @@ def encode(
         pad_id: what rows are padded with.
         eos_id: the end token of an answer; None for backbones without one.
         before, after: token ids around an input; None after it is the end token.
+        opening: token ids before an answer.
 
     Raises:
         InputError: no examples.
@@ -107,7 +108,7 @@ def encode(
     targets, end = [reading.target.format(answer=e.answers[0], task=task_name) for e in examples], [] if eos_id is None else [eos_id]
     return Encoded(
         *tokens(turned(examples, task_name, reading), tokenizer, reading, reading.max_input, pad_id, before, end if after is None else after),
-        *tokens(targets, tokenizer, reading, reading.max_target, pad_id, (), end),
+        *tokens(targets, tokenizer, reading, reading.max_target, pad_id, opening, end),
         pad_id,
     )
 

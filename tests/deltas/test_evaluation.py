@@ -135,3 +135,13 @@ def test_batches_are_cut_and_padded(backbone, small_tasks):
     np.testing.assert_array_equal(batch["attention_mask"].sum(-1), exam.encoded.input_lengths[rows])
     assert batch["target_mask"].sum(-1).tolist() == [[2, 2], [2, 0]]
     assert (batch["input_ids"][batch["attention_mask"] == 0] == 0).all()
+
+
+def test_what_opens_an_input_opens_the_answer_of_an_encoder_decoder(backbone, small_tasks):
+    """BART reads and writes <s> before a text; a decoder's answer only continues."""
+    opened = dataclasses.replace(backbone, before=(2,))
+    plain, found = (tokens_of(one, small_tasks[0].train[:3], "t", Reading(max_input=24, max_target=8)) for one in (backbone, opened))
+    for ours, theirs, length in ((found.input_ids, plain.input_ids, plain.input_lengths[0]),
+                                 (found.target_ids, plain.target_ids, plain.target_lengths[0])):
+        assert ours[0, 0] == 2
+        np.testing.assert_array_equal(ours[0, 1 : length + 1], theirs[0, :length])
