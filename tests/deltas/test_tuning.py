@@ -221,7 +221,8 @@ def test_a_constant_answer_is_learned(backbone, small_tasks, tmp_path, compiled)
     assert solution.scores["dev"] == solution.scores["test"] == 1.0
     assert solution.scores["test_loss"] < solution.scores["dev_loss"] + 0.5 < solution.provenance["history"][0]["train_loss"]
     assert solution.provenance["task"] == small_tasks[2].fingerprint
-    assert set(solution.provenance) == {"step", "history", "task", "versions"}  # no time, no machine: runs can be compared
+    assert set(solution.provenance) == {"step", "answers", "history", "task", "versions"}  # no time, no machine: runs can be compared
+    assert solution.provenance["answers"] == "generated greedily"
     assert told[-1] == ("lora", 60, 60)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["solutions", "theta0"]
