@@ -17,7 +17,7 @@ from deltas.tasks import METRICS
 from deltas.training import attached_from
 from subspace.transfer import zero_shot
 
-from ..options import load_tasks, parse_type, use_devices
+from ..options import load_tasks, parse_rates, parse_type, use_devices
 from .timing import machine
 
 TYPES = ("lora:rank=8", "adapter:bottleneck=12", "prefix:length=10", "ia3", "bitfit")
@@ -36,6 +36,8 @@ class DeltaTypes:
     """Classification tasks of it."""
     out: Path
     types: tuple[str, ...] = TYPES
+    rates: tuple[str, ...] = ()
+    """Learning rates other than the usual ones, as label=rate, chosen on dev rows."""
     steps: int = 60
     batch_size: int = 8
     max_input: int = 48
@@ -47,9 +49,11 @@ class DeltaTypes:
         use_devices(None)
         backbone, tasks = deltas.load_backbone(self.backbone), load_tasks(str(self.tasks), self.names)
         reading = deltas.Reading(max_input=self.max_input, max_target=8, decode="rank")
-        training = deltas.Training(steps=self.steps, batch_size=self.batch_size, learning_rates=RATES, evaluate_every=max(self.steps // 3, 1),
+        kinds = [parse_type(text) for text in self.types]
+        rates = RATES | parse_rates(self.rates, [kind.label for kind in kinds])
+        training = deltas.Training(steps=self.steps, batch_size=self.batch_size, learning_rates=rates, evaluate_every=max(self.steps // 3, 1),
                                    dev_rows=64)
-        rows, kinds = [], [parse_type(text) for text in self.types]
+        rows = []
         for kind in kinds:
             for task in tasks:
                 bank_path = self.out / "bank"
@@ -67,7 +71,7 @@ class DeltaTypes:
             "delta_types": rows, "memory": memory, "machine": machine(), "settings": {
                 "backbone": self.backbone.name, "kind": backbone.kind, "fingerprint": backbone.fingerprint, "batch_size": self.batch_size,
                 "max_input": self.max_input, "verbalizer": deltas.answers(backbone, reading),
-                "trained": "the delta alone", "rates": RATES}})
+                "trained": "the delta alone", "rates": rates}})
 
     def row(self, backbone: deltas.Backbone, bank: deltas.Bank, kind: Any, task: deltas.Task, reading: deltas.Reading) -> dict[str, Any]:
         """One line of the table: the delta's score, its interval over test rows, and the controls."""

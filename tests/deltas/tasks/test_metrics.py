@@ -17,7 +17,7 @@ def test_right_answers_score_one(name):
     assert METRICS[name]([r[0] for r in references], references) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", set(METRICS) - {"pearson"})
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"pearson"}))
 @given(rows=st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=8))
 def test_order_case_and_blanks_do_not_matter(name, rows):
     predictions, references = [p for p, _ in rows], [[r] for _, r in rows]
