@@ -13,6 +13,7 @@ evaluation   scores of many θ at once
 tuning       the engine that tunes many vectors at once
 training     independent solutions into a bank
 bank         a folder of solutions θ − θ0
+sharing      one solution as one file
 checkpoints  PEFT's and AdapterHub's folders ↔ solutions
 inspection   what a backbone, a bank, a solution or a subspace holds
 """
@@ -28,6 +29,7 @@ from deltas.evaluation import Score, evaluate
 from deltas.functional import Attached
 from deltas.inspection import inspect
 from deltas.layout import Layout
+from deltas.sharing import load_solution, save_solution
 from deltas.tasks import Reading, Task, load_tasks
 from deltas.tasks.gym import gym
 from deltas.training import attached_from, train
@@ -52,5 +54,5 @@ __all__ = [
     "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "Compacter", "Delta", "DeltaType", "Full", "InputError",
     "Layout", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "answers",
     "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_adapterhub", "load_backbone", "load_checkpoint",
-    "load_peft", "load_tasks", "merge", "merged", "save_peft", "sites", "train", "unmerge",
+    "load_peft", "load_solution", "load_tasks", "merge", "merged", "save_peft", "save_solution", "sites", "train", "unmerge",
 ]

@@ -69,7 +69,7 @@ class Solution:
             "format": "deltaspace.solution.1", "task": self.task, "seed": self.seed, "type": self.config.to_json(),
             "layout": self.layout.to_json(), "backbone": self.backbone, "theta0": self.theta0_fingerprint, "scores": dict(self.scores),
             "provenance": dict(self.provenance)})
-        return header | _json({"checksum": _checksum(header, self.vector)})
+        return header | _json({"checksum": checksum(header, self.vector)})
 
 
 class Bank:
@@ -140,7 +140,7 @@ class Bank:
                 vector=vector, theta0=start.theta0, backbone=header["backbone"], theta0_fingerprint=header["theta0"],
                 scores=header["scores"], provenance=header["provenance"])
             start.check(solution, f"in the bank {self.path}", str(path))
-            if _checksum(_json({k: v for k, v in header.items() if k != "checksum"}), vector) != header["checksum"]:
+            if checksum(_json({k: v for k, v in header.items() if k != "checksum"}), vector) != header["checksum"]:
                 raise InputError(f"expected {path} as it was written, got other contents (its checksum differs); train it again")
         return solution
 
@@ -219,7 +219,8 @@ def _json(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
 
 
-def _checksum(header: Mapping[str, str], vector: np.ndarray) -> str:
+def checksum(header: Mapping[str, str], vector: np.ndarray) -> str:
+    """Over the vector and the header's texts as they are stored, whatever later versions add to a configuration."""
     return sha256(*(f"{name}={text}\n" for name, text in sorted(header.items())), vector.tobytes())
 
 
