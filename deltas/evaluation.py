@@ -49,7 +49,8 @@ class Exam:
         if backbone.kind == "encoder":
             encoded = encode_labelled(backbone, task, examples, reading)
             number = np.arange(len(task.labels or ()), dtype=np.int32)[:, None]
-            return cls(task, examples, encoded, reading, Encoded(number, number[:, 0] * 0 + 1, number, number[:, 0] * 0 + 1))
+            one = np.ones(len(number), np.int32)
+            return cls(task, examples, encoded, reading, Encoded(number, one, number, one))
         if reading.decode == "rank":
             if not task.labels:
                 raise InputError(f"expected label words to rank for task {task.name}, got a task without; use decode 'generate'")
