@@ -97,15 +97,16 @@ def types_table(summary: dict[str, Any]) -> str:
     bare = ", ".join(f"{task} {next(r['zero_shot'] for r in rows if r['task'] == task):.2f} (most common label "
                      f"{next(r['most_common_label'] for r in rows if r['task'] == task):.2f})" for task in tasks)
     lines = [f"**{settings['backbone']}** ({settings['kind']}; answers: {settings['verbalizer']}; {settings['trained']} is trained), "
-             f"{rows[0]['steps']} steps of {settings['batch_size']} rows, {summary['machine']['processor'] or summary['machine']['device']}. "
+             f"steps of {settings['batch_size']} rows, {summary['machine']['processor'] or summary['machine']['device']}. "
              f"Accuracy on {max(row['test_rows'] for row in rows)} test rows; zero-shot: {bare}.", "",
-             f"| | parameters | {' | '.join(tasks)} | seconds a task | memory of a step | of 8 in flight |", "|---" * (5 + len(tasks)) + "|"]
+             f"| | parameters | steps | {' | '.join(tasks)} | seconds a task | memory of a step | of 8 in flight |",
+             "|---" * (6 + len(tasks)) + "|"]
     for kind in dict.fromkeys(row["type"] for row in rows):
         own = {row["task"]: row for row in rows if row["type"] == kind}
         scores = [f"{own[t]['score']:.2f} [{own[t]['interval'][0]:.2f}, {own[t]['interval'][1]:.2f}]" for t in tasks]
         sizes = [f"{(memory[kind][n]['arguments'] + memory[kind][n]['temporaries']) / 1e6:,.0f} MB" for n in ("in_flight_1", "in_flight_8")]
         seconds = "–".join(f"{s:.0f}" for s in sorted({round(own[t]["seconds"]) for t in tasks}))
-        lines.append(f"| {kind} | {own[tasks[0]]['parameters']:,} | {' | '.join(scores)} | {seconds} | {' | '.join(sizes)} |")
+        lines.append(f"| {kind} | {own[tasks[0]]['parameters']:,} | {own[tasks[0]]['steps']} | {' | '.join(scores)} | {seconds} | {' | '.join(sizes)} |")
     shared = next(iter(memory.values()))["backbone"] / 1e6
     lines += ["", f"The backbone's {shared:,.0f} MB are there once, however many are in flight; activations and deltas are there for each."]
     return "\n".join(lines)
