@@ -106,7 +106,8 @@ def types_table(summary: dict[str, Any]) -> str:
         scores = [f"{own[t]['score']:.2f} [{own[t]['interval'][0]:.2f}, {own[t]['interval'][1]:.2f}]" for t in tasks]
         sizes = [f"{(memory[kind][n]['arguments'] + memory[kind][n]['temporaries']) / 1e6:,.0f} MB" for n in ("in_flight_1", "in_flight_8")]
         seconds = "–".join(f"{s:.0f}" for s in sorted({round(own[t]["seconds"]) for t in tasks}))
-        lines.append(f"| {kind} | {own[tasks[0]]['parameters']:,} | {own[tasks[0]]['steps']} | {' | '.join(scores)} | {seconds} | {' | '.join(sizes)} |")
+        first = own[tasks[0]]
+        lines.append(f"| {kind} | {first['parameters']:,} | {first['steps']} | {' | '.join([*scores, seconds, *sizes])} |")
     shared = next(iter(memory.values()))["backbone"] / 1e6
     lines += ["", f"The backbone's {shared:,.0f} MB are there once, however many are in flight; activations and deltas are there for each."]
     return "\n".join(lines)
