@@ -66,7 +66,11 @@ class DeltaTypes:
                     write_json(kept, {"seconds": round(seconds, 1), **self.row(backbone, bank, kind, task, reading)})
                 rows.append(read_json(kept))
                 print(rows[-1], flush=True)
-        memory = {kind.label: memory_in_flight(backbone, kind, tasks[0], reading, self.batch_size) for kind in kinds}
+        memory = {}
+        for kind in kinds:
+            if not (kept := self.out / f"memory.{kind.label}.json").is_file():
+                write_json(kept, memory_in_flight(backbone, kind, tasks[0], reading, self.batch_size))
+            memory[kind.label] = read_json(kept)
         write_json(self.out / "summary.json", {
             "delta_types": rows, "memory": memory, "machine": machine(), "settings": {
                 "backbone": self.backbone.name, "kind": backbone.kind, "fingerprint": backbone.fingerprint, "batch_size": self.batch_size,
