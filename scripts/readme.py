@@ -99,7 +99,7 @@ def types_table(summary: dict[str, Any]) -> str:
     lines = [f"**{settings['backbone']}** ({settings['kind']}; answers: {settings['verbalizer']}; {settings['trained']} is trained), "
              f"steps of {settings['batch_size']} rows, {summary['machine']['processor'] or summary['machine']['device']}. "
              f"Accuracy on {max(row['test_rows'] for row in rows)} test rows; zero-shot: {bare}.", "",
-             f"| | parameters | steps | {' | '.join(tasks)} | seconds a task | memory of a step | of 8 in flight |",
+             f"| | parameters | steps | {' | '.join(tasks)} | seconds a task, beside other work | memory of a step | of 8 in flight |",
              "|---" * (6 + len(tasks)) + "|"]
     for kind in dict.fromkeys(row["type"] for row in rows):
         own = {row["task"]: row for row in rows if row["type"] == kind}
