@@ -103,24 +103,28 @@ def load_backbone(source: str | Path, *, dtype: str = "float32") -> Backbone:
         InputError: nothing there, no safetensors, a family that is not known, a tensor missing, left over or of a wrong shape.
     """
     folder = find_folder(source)
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"expected dtype float32 or bfloat16, got {dtype!r}; choose one of them")
+    kind, config, files = read_architecture(folder)
+    module, fingerprint = build(FAMILIES[kind], config, _tensors(files), files, folder, jnp.dtype(dtype))
+    tokenizer = _tokenizer(folder)
+    return Backbone(str(source), kind, config, module, tokenizer, fingerprint, *_around(config, tokenizer))
+
+
+def read_architecture(folder: Path) -> tuple[str, Architecture, dict[str, tuple[str, Path]]]:
+    """The family's name and the architecture of a Hugging Face folder, and its tensors: name without the base prefix → name and file there."""
     raw = read_json(folder / "config.json")
     kind = raw.get("model_type") if isinstance(raw, dict) else None
     if kind not in FAMILIES:
         raise InputError(f"expected a backbone of a known family ({', '.join(sorted(FAMILIES))}), got model_type {kind!r} in "
                          f"{folder / 'config.json'}; choose another backbone")
-    if dtype not in ("float32", "bfloat16"):
-        raise InputError(f"expected dtype float32 or bfloat16, got {dtype!r}; choose one of them")
-    family = FAMILIES[kind]
-    files: dict[str, tuple[str, Path]] = {}
+    family, files = FAMILIES[kind], {}
     for name_there, path in weight_files(folder).items():
         name = name_there.removeprefix(family.prefix)
         if name in files:
             raise InputError(f"expected one tensor {name} in {folder}, got both {files[name][0]} and {name_there}; remove one")
         files[name] = (name_there, path)
-    config = family.config(raw, frozenset(files))
-    module, fingerprint = build(family, config, _tensors(files), files, folder, jnp.dtype(dtype))
-    tokenizer = _tokenizer(folder)
-    return Backbone(str(source), kind, config, module, tokenizer, fingerprint, *_around(config, tokenizer))
+    return kind, family.config(raw, frozenset(files)), files
 
 
 def find_folder(source: str | Path) -> Path:

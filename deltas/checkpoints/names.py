@@ -51,8 +51,9 @@ class Names:
 
     def size(self, site: str) -> tuple[int, int]:
         """in and out of a linear site."""
-        linear: Any = self.sites[site]
-        return linear.kernel.shape
+        linear = self.sites[site]
+        assert isinstance(linear, Linear)
+        return linear.sizes
 
     def sizes(self, module: str) -> tuple[int, int]:
         """in and out of a linear module, out being that of all its sites together."""

@@ -13,10 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.text import Text
 
-from deltas.backbones.loading import FAMILIES, weight_files
+from deltas.backbones.loading import read_architecture
 from deltas.backbones.transformer import Transformer
-from deltas.errors import InputError
-from deltas.files import read_json
 from deltas.inspection.text import COLOURS, Cell, Report, by_dtype, columns, count, percent, settings, shape, size
 from deltas.inspection.tree import Attachment, Node, Weight, tree
 from deltas.types import DeltaType
@@ -154,13 +152,7 @@ def shapes_of(folder: Path, dtype: str = "float32") -> tuple[Transformer, str, i
     Raises:
         InputError: what `deltas.load_backbone` refuses before it reads weights.
     """
-    raw = read_json(folder / "config.json")
-    kind = raw.get("model_type") if isinstance(raw, dict) else None
-    if kind not in FAMILIES:
-        raise InputError(f"expected a backbone of a known family ({', '.join(sorted(FAMILIES))}), got model_type {kind!r} in "
-                         f"{folder / 'config.json'}; choose another backbone")
-    family, files = FAMILIES[kind], weight_files(folder)
-    config = family.config(raw, frozenset(name.removeprefix(family.prefix) for name in files))
+    kind, config, files = read_architecture(folder)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
     state = jax.tree.map(lambda each: jax.ShapeDtypeStruct(each.shape, jnp.dtype(dtype)), state)
-    return nnx.merge(graphdef, state), f"{kind}, {config.kind}", sum(path.stat().st_size for path in set(files.values()))
+    return nnx.merge(graphdef, state), f"{kind}, {config.kind}", sum(path.stat().st_size for path in {path for _, path in files.values()})
