@@ -28,10 +28,11 @@ from deltas.errors import InputError
 from deltas.evaluation import tokens_of
 from deltas.functional import Attached
 from deltas.tasks import Encoded, Reading, Task
-from subspace.base import Network, Pair, Subspace, chosen, part_of
+from subspace.base import Network, Subspace, part_of
 from subspace.gram import centred, gram, unexplained
 from subspace.joint_svd import joint_svd
 from subspace.learning import OnStep, Run
+from subspace.sources import Pair, Sources, gather
 
 LINEAR = 0.1
 """A start from joint_svd enters tanh at a tenth of z: there it is linear to about a percent."""
@@ -92,7 +93,7 @@ CHOICES = {"setting": ("single", "multi"), "start": ("joint_svd", "random"), "si
            "reconstruction": ("norm", "mean_square"), "optimizer": ("adafactor", "adam")}
 
 def autoencoder(
-    bank: Bank,
+    bank: Bank | Sources,
     k: int,
     *,
     attached: Mapping[str, Attached],
@@ -123,30 +124,30 @@ def autoencoder(
         attached = {label: deltas.attached_from(bank, backbone, label) for label in bank.labels()}
         space = subspace.autoencoder(bank, k=16, attached=attached, tasks=tasks)
     """
-    labels, pairs = chosen(bank, list(attached) if labels is None else labels, pairs)
-    reading = reading or Reading()
+    sources = gather(bank, list(attached) if labels is None else labels, pairs)
+    labels, reading = sources.labels, reading or Reading()
     given = {task.name: task for task in (tasks.values() if isinstance(tasks, Mapping) else tasks)}
-    needed = sorted({task for task, _ in pairs})
+    needed = sorted({task for task, _ in sources.pairs})
     for what, names, known in (("task", needed, given), ("delta type", labels, attached)):
         if lacking := [name for name in names if name not in known]:
             raise InputError(f"expected the {what} {lacking[0]!r} of the solutions, got {', '.join(known) or 'none'}; pass it too")
     for label in labels:
-        if (theirs := attached[label].theta0_fingerprint) != bank.theta0_fingerprint(label):
-            raise InputError(f"expected {label} at the θ0 {bank.theta0_fingerprint(label)} of the bank {bank.path}, got θ0 {theirs}; "
+        if (theirs := attached[label].theta0_fingerprint) != (ours := sources.blocks[label].fingerprint):
+            raise InputError(f"expected {label} at the θ0 {ours} of the bank {sources.name}, got θ0 {theirs}; "
                              "attach it with deltas.attached_from")
     backbone = attached[labels[0]].backbone
-    if backbone.fingerprint != bank.fingerprint:
-        raise InputError(f"expected the backbone {bank.fingerprint} of the bank {bank.path}, got {backbone.name} with fingerprint "
+    if backbone.fingerprint != sources.backbone:
+        raise InputError(f"expected the backbone {sources.backbone} of the bank {sources.name}, got {backbone.name} with fingerprint "
                          f"{backbone.fingerprint}; use the backbone it was trained on")
     if backbone.kind == "encoder":
         raise InputError(f"expected a backbone that writes its answers for the autoencoder, got the encoder {backbone.name}; use joint_svd")
     splits = [{name: tokens_of(backbone, given[name].split(split), name, reading) for name in needed} for split in ("train", "dev")]
-    return learn(bank, k, attached={label: attached[label] for label in labels}, train=splits[0], dev=splits[1], reading=reading,
-                 settings=settings, pairs=pairs, checkpoint=checkpoint, save_every=save_every, on_step=on_step)
+    return learn(sources, k, attached={label: attached[label] for label in labels}, train=splits[0], dev=splits[1], reading=reading,
+                 settings=settings, checkpoint=checkpoint, save_every=save_every, on_step=on_step)
 
 
 def learn(
-    bank: Bank,
+    bank: Bank | Sources,
     k: int,
     *,
     attached: Mapping[str, Attached],
@@ -161,7 +162,9 @@ def learn(
 ) -> Subspace:
     """As `autoencoder`, on the tasks' token ids by name."""
     settings = settings or Autoencoder()
-    labels, pairs = chosen(bank, list(attached), pairs)
+    sources = gather(bank, list(attached), pairs)
+    sources.needs_all("autoencoder")
+    labels, pairs = sources.labels, sources.pairs
     tasks = {task for task, _ in pairs}
     if k < 1:
         raise InputError(f"expected k of at least 1, got {k}; raise it")
@@ -172,10 +175,10 @@ def learn(
         raise InputError(f"expected k of at most {len(pairs) - 1} to start from joint_svd of {len(pairs)} solutions, got {k}; lower k, or "
                          "set start to 'random'")
     # one order inside, whatever the caller's: random numbers must fall on the same types and rows
-    types, ordered = sorted(labels), sorted(pairs)
-    rows = {label: bank.rows(label, ordered) for label in types}
-    means, start = _start(bank, k, types, ordered, rows, settings)
-    x = {label: np.stack(rows[label]) - means[label] for label in types}
+    inside = gather(sources, sorted(labels), sorted(pairs))
+    types, ordered, rows = inside.labels, inside.pairs, inside.rows
+    means, start = _start(inside, k, settings)
+    x = {label: np.stack([rows[label][n] for n in range(len(ordered))]) - means[label] for label in types}
     run = Run(settings, {label: attached[label] for label in types}, ordered, x,
               {label: attached[label].theta0 + means[label] for label in types}, start, train, dev, reading or Reading())
     best, history = run.go(None if checkpoint is None else Path(checkpoint), save_every, on_step)
@@ -184,26 +187,27 @@ def learn(
     parts, energy = {}, {}
     for label in labels:
         shift, basis, network = found.parts[label]
-        parts[label] = part_of(bank, label, means[label] + shift, basis, network)
+        parts[label] = part_of(sources.blocks[label], means[label] + shift, basis, network)
         left, total = unexplained(rows[label], parts[label].mean, found.codes, basis)
         energy[label] = 1 - left / total if total > 0 else 0.0
     return Subspace(
-        method="autoencoder", backbone=bank.fingerprint, pairs=tuple(pairs), codes=found.codes[[ordered.index(pair) for pair in pairs]],
-        parts=parts, spectrum=found.spectrum, energy=energy, settings=asdict(settings), history=history)
+        method="autoencoder", backbone=sources.backbone, pairs=pairs, codes=found.codes[[ordered.index(pair) for pair in pairs]],
+        parts=parts, spectrum=found.spectrum, energy=energy, space=sources.space, align=sources.align,
+        settings=asdict(settings), history=history)
 
 
 def _start(
-    bank: Bank, k: int, labels: Sequence[str], pairs: Sequence[Pair], rows: Mapping[str, Sequence[np.ndarray]], settings: Autoencoder
+    sources: Sources, k: int, settings: Autoencoder
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
     """Means and projections to start from."""
-    sizes = {label: len(rows[label][0]) for label in labels}
+    sizes = {label: rows.size for label, rows in sources.rows.items()}
     if settings.start == "joint_svd":
-        space = joint_svd(bank, k, labels=labels, pairs=pairs)
+        space = joint_svd(sources, k)
         return ({label: part.mean for label, part in space.parts.items()},
                 {label: {"w1": LINEAR * part.encoder, "b1": np.zeros(k, np.float32), "w2": np.eye(k, dtype=np.float32) / np.float32(LINEAR),
                          "b2": np.zeros(k, np.float32), "up": part.basis} for label, part in space.parts.items()})
     start = {}
-    for number, label in enumerate(labels):
+    for number, label in enumerate(sizes):
         key = jax.random.fold_in(jax.random.key(settings.seed), number)
         shapes = {"w1": (k, sizes[label]), "w2": (k, k), "up": (k, sizes[label])}
         keys = dict(zip(shapes, jax.random.split(key, 3), strict=True))

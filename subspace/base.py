@@ -25,15 +25,14 @@ from jaxtyping import Float32, Float64
 from deltas.bank import Bank
 from deltas.errors import InputError
 from deltas.files import replacing, sha256
+from deltas.layout import Layout
 from deltas.types import DeltaType, delta_type
+from subspace.sources import Block, Pair
 
 FILE = "subspace.safetensors"
-FORMAT = "deltaspace.subspace.1"
+FORMAT = "deltaspace.subspace.2"
 CUTOFF = 1e-6
 """Singular values of U_t below this share of the largest are no directions of it."""
-
-Pair = tuple[str, int]
-"""(task, seed) of a source solution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +50,7 @@ class Part:
     """What a subspace knows of one delta type."""
 
     config: DeltaType
+    layout: Layout
     theta0: Float32[np.ndarray, " D"]
     mean: Float32[np.ndarray, " D"]
     basis: Float32[np.ndarray, "k D"]
@@ -87,7 +87,8 @@ class Subspace:
             Empty where there are none.
         null: the same for Gaussian noise of the same shapes.
         energy: by type, the share of the solutions' variance that decoding their codes gives back.
-        align: how solutions were aligned before they were compared; "none" so far.
+        space: what was compared: the delta's "factors", or the "product" of a LoRA's.
+        align: how solutions were aligned before they were compared.
         settings, history: what the method was given, and what it logged.
     """
 
@@ -99,6 +100,7 @@ class Subspace:
     spectrum: Float64[np.ndarray, " modes"] = field(default_factory=lambda: np.zeros(0))
     null: Float64[np.ndarray, " modes"] = field(default_factory=lambda: np.zeros(0))
     energy: Mapping[str, float] = field(default_factory=dict)
+    space: str = "factors"
     align: str = "none"
     settings: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, float]] = ()
@@ -161,7 +163,7 @@ class Subspace:
     def describe(self) -> dict[str, Any]:
         """All but the arrays, as JSON."""
         return {
-            "method": self.method, "k": self.k, "align": self.align, "backbone": self.backbone, "labels": self.labels,
+            "method": self.method, "k": self.k, "space": self.space, "align": self.align, "backbone": self.backbone, "labels": self.labels,
             "pairs": [list(pair) for pair in self.pairs], "energy": dict(self.energy), "spectrum": self.spectrum.tolist(),
             "null": self.null.tolist(), "settings": dict(self.settings), "history": [dict(entry) for entry in self.history],
         }  # fmt: skip
@@ -172,7 +174,7 @@ class Subspace:
         tensors = {"codes": self.codes, "spectrum": self.spectrum, "null": self.null}
         types = {}
         for label, part in self.parts.items():
-            types[label] = {"config": part.config.to_json(), "theta0": part.theta0_fingerprint}
+            types[label] = {"config": part.config.to_json(), "layout": part.layout.to_json(), "theta0": part.theta0_fingerprint}
             arrays = {"theta0": part.theta0, "mean": part.mean, "basis": part.basis}
             if part.network is not None:
                 arrays |= {f"network.{name}": value for name, value in vars(part.network).items()}
@@ -210,46 +212,22 @@ class Subspace:
         for label, config in types.items():
             arrays = {name.removeprefix(f"{label}/"): t for name, t in tensors.items() if name.startswith(f"{label}/")}
             network = {name.removeprefix("network."): arrays.pop(name) for name in list(arrays) if name.startswith("network.")}
-            parts[label] = Part(config=config, theta0_fingerprint=header["types"][label]["theta0"], **arrays,
+            fields = header["types"][label]
+            parts[label] = Part(config=config, layout=Layout.from_json(fields["layout"]), theta0_fingerprint=fields["theta0"], **arrays,
                                 network=Network(**network) if network else None)
         space = cls(
             method=header["method"], backbone=header["backbone"], pairs=tuple((task, seed) for task, seed in header["pairs"]),
             codes=tensors["codes"], parts=parts, spectrum=tensors["spectrum"], null=tensors["null"], energy=header["energy"],
-            align=header["align"], settings=header["settings"], history=header["history"])
+            space=header["space"], align=header["align"], settings=header["settings"], history=header["history"])
         if bank is not None:
             space.check(bank)
         return space
 
 
-def chosen(bank: Bank, labels: Sequence[str] | None, pairs: Sequence[Pair] | None) -> tuple[list[str], list[Pair]]:
-    """The labels and the source solutions to decompose: all of the bank, or those named.
-
-    Raises:
-        InputError: no label, none of the solutions, one named twice, or one that the bank lacks.
-    """
-    labels = bank.labels() if labels is None else list(labels)
-    if not labels:
-        raise InputError(f"expected at least one delta type to decompose, got none in {bank.path}; train some first")
-    known = bank.pairs(labels)  # refuses an unknown label
-    pairs = known if pairs is None else [(task, int(seed)) for task, seed in pairs]
-    for what, given in (("delta type", labels), ("solution", pairs)):
-        twice = [g for i, g in enumerate(given) if g in given[:i]]
-        if twice:
-            raise InputError(f"expected every {what} once, got {twice[0]} twice; name it once")
-    missing = sorted(set(pairs) - set(known))
-    if missing:
-        raise InputError(f"expected a solution of {missing[0][0]}, seed {missing[0][1]}, for each of {', '.join(labels)}, got none in "
-                         f"{bank.path}; train it or leave it out")
-    if not pairs:
-        raise InputError(f"expected solutions that {', '.join(labels)} all have, got none in {bank.path}; train some first")
-    return labels, pairs
-
-
-def part_of(bank: Bank, label: str, mean: np.ndarray, basis: np.ndarray, network: Network | None = None) -> Part:
-    """A type's part at the bank's θ0."""
-    start = bank.start(label)
-    return Part(config=start.config, theta0=np.asarray(start.theta0, np.float32), mean=np.asarray(mean, np.float32),
-                basis=np.asarray(basis, np.float32), theta0_fingerprint=start.fingerprint, network=network)
+def part_of(block: Block, mean: np.ndarray, basis: np.ndarray, network: Network | None = None) -> Part:
+    """A type's part at the sources' θ0."""
+    return Part(config=block.config, layout=block.layout, theta0=block.theta0, mean=np.asarray(mean, np.float32),
+                basis=np.asarray(basis, np.float32), theta0_fingerprint=block.fingerprint, network=network)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:

@@ -14,12 +14,13 @@ from jaxtyping import Int
 from deltas.bank import Bank
 from deltas.errors import InputError
 from deltas.files import sha256
-from subspace.base import Pair, Subspace, chosen
+from subspace.base import Subspace
 from subspace.gram import unexplained
-from subspace.joint_svd import from_rows, joint_svd, within_reach
+from subspace.joint_svd import fit, joint_svd, within_reach
+from subspace.sources import Pair, Sources, gather
 
 
-def mean_only(bank: Bank, k: int = 1, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None) -> Subspace:
+def mean_only(bank: Bank | Sources, k: int = 1, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None) -> Subspace:
     """decode(z) = θ0 + μ for every z: the basis is zero. k only sets how long the z it ignores is."""
     space = joint_svd(bank, k, labels=labels, pairs=pairs)
     parts = {label: replace(part, basis=np.zeros_like(part.basis)) for label, part in space.parts.items()}
@@ -28,7 +29,7 @@ def mean_only(bank: Bank, k: int = 1, *, labels: Sequence[str] | None = None, pa
 
 
 def random_basis(
-    bank: Bank, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0
+    bank: Bank | Sources, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0
 ) -> Subspace:
     """Gaussian directions, drawn for each type on its own, around the same mean.
 
@@ -36,19 +37,23 @@ def random_basis(
     The draw depends on the seed and the label alone. A source's code is the mean over types of its least-squares codes: tiny, since k
     random directions hold about k/D of a solution.
     """
-    space, parts = joint_svd(bank, k, labels=labels, pairs=pairs), {}
+    sources = gather(bank, labels, pairs)
+    space, parts = joint_svd(sources, k), {}
     for label, part in space.parts.items():
         rng = np.random.default_rng([seed, 4, int(sha256(label), 16)])
         basis = rng.standard_normal(part.basis.shape, np.float32)
         parts[label] = replace(part, basis=basis * (np.linalg.norm(part.basis) / np.linalg.norm(basis)))
     space = replace(space, method="random_basis", parts=parts, spectrum=np.zeros(0), null=np.zeros(0), settings={"seed": seed})
-    rows = {label: bank.rows(label, space.pairs) for label in parts}
-    codes = np.mean([[space.encode(label, part.theta0 + x) for x in rows[label]] for label, part in sorted(parts.items())], axis=0)
+    rows = sources.rows
+    codes = np.mean([[space.encode(label, part.theta0 + rows[label][n]) for n in range(len(rows[label]))]
+                     for label, part in sorted(parts.items())], axis=0)
     left = {label: unexplained(rows[label], part.mean, codes, part.basis) for label, part in parts.items()}
     return replace(space, codes=codes.astype(np.float32), energy={label: 1 - rest / total for label, (rest, total) in left.items()})
 
 
-def shuffled(bank: Bank, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0) -> Subspace:
+def shuffled(
+    bank: Bank | Sources, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0
+) -> Subspace:
     """joint_svd of types whose rows are paired with other tasks' rows.
 
     The first type (by label) keeps its order and gives `pairs` their meaning; every other one is deranged: none of its rows stands beside
@@ -58,12 +63,12 @@ def shuffled(bank: Bank, k: int, *, labels: Sequence[str] | None = None, pairs: 
     Raises:
         InputError: one task has more than half of the solutions, so that there is no such derangement.
     """
-    labels, pairs = chosen(bank, labels, pairs)
-    within_reach(k, len(pairs))
-    orders = derangements(pairs, len(labels), seed)
-    turn = dict(zip(sorted(labels), orders, strict=True))
-    rows = {label: bank.rows(label, [pairs[i] for i in turn[label]]) for label in labels}
-    return from_rows(bank, k, rows, pairs, "shuffled", {"seed": seed}, seed)
+    sources = gather(bank, labels, pairs)
+    within_reach(k, len(sources.pairs))
+    sources.needs_all("shuffled")
+    turn = dict(zip(sorted(sources.labels), derangements(sources.pairs, len(sources.labels), seed), strict=True))
+    blocks = {label: replace(block, rows=block.rows.take(turn[label].tolist())) for label, block in sources.blocks.items()}
+    return fit(replace(sources, blocks=blocks), k, "shuffled", {"seed": seed}, seed)
 
 
 def derangements(pairs: Sequence[Pair], types: int, seed: int) -> list[Int[np.ndarray, " N"]]:

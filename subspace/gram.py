@@ -6,18 +6,19 @@ With N in the hundreds and D in the millions, everything a linear decomposition 
 form), and is written out only once. float64 throughout: a float32 Gram matrix would cost up to 3e-4 of the singular values.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from deltas.errors import InputError
+from subspace.rows import MEMORY, Rows, as_rows
 
-MEMORY = 64 * 2**20
-"""Bytes of the float64 block of columns that is held at a time."""
+Given = Rows | Sequence[np.ndarray]
+"""Rows, or arrays that are taken as rows."""
 
 
-def gram(rows: Sequence[np.ndarray], *, memory: int = MEMORY) -> Float64[np.ndarray, "N N"]:
+def gram(rows: Given, *, memory: int = MEMORY) -> Float64[np.ndarray, "N N"]:
     """K_mn = ⟨x_m, x_n⟩ of N float [D] rows, exact to float64.
 
     Args:
@@ -26,9 +27,7 @@ def gram(rows: Sequence[np.ndarray], *, memory: int = MEMORY) -> Float64[np.ndar
     Raises:
         InputError: a row with a value that is not finite, or rows of different lengths.
     """
-    total = np.zeros((len(rows), len(rows)))
-    for _, block in _blocks(rows, memory):
-        total += block @ block.T  # numpy calls the symmetric BLAS routine here: half the work, and exactly symmetric
+    total = as_rows(rows).gram(memory)
     bad = np.flatnonzero(~np.isfinite(np.diagonal(total)))
     if len(bad):
         raise InputError(f"expected finite solutions, got NaN or infinity in row {bad[0]}; leave it out")
@@ -36,11 +35,12 @@ def gram(rows: Sequence[np.ndarray], *, memory: int = MEMORY) -> Float64[np.ndar
 
 
 def combine(
-    coefficients: Float[np.ndarray, "m N"], rows: Sequence[np.ndarray], *, memory: int = MEMORY
+    coefficients: Float[np.ndarray, "m N"], rows: Given, *, memory: int = MEMORY
 ) -> Float32[np.ndarray, "m D"]:
     """C X: m combinations of N rows, summed in float64."""
-    out = np.empty((len(coefficients), len(rows[0])), np.float32)
-    for columns, block in _blocks(rows, memory):
+    rows = as_rows(rows)
+    out = np.empty((len(coefficients), rows.size), np.float32)
+    for columns, block in rows.blocks(memory):
         out[:, columns] = coefficients @ block
     return out
 
@@ -52,27 +52,11 @@ def centred(k: Float64[np.ndarray, "N N"]) -> Float64[np.ndarray, "N N"]:
 
 
 def unexplained(
-    rows: Sequence[np.ndarray], mean: np.ndarray, codes: np.ndarray, basis: np.ndarray, *, memory: int = MEMORY
+    rows: Given, mean: np.ndarray, codes: np.ndarray, basis: np.ndarray, *, memory: int = MEMORY
 ) -> tuple[float, float]:
     """Σ_n ‖x_n − μ − z_n U‖² and Σ_n ‖x_n − x̄‖²: what codes [N, k] and basis [k, D] leave, and all there is."""
     left = total = 0.0
-    for columns, block in _blocks(rows, memory):
+    for columns, block in as_rows(rows).blocks(memory):
         left += float(np.sum((block - mean[columns] - codes.astype(np.float64) @ basis[:, columns]) ** 2))
         total += float(np.sum((block - block.mean(axis=0)) ** 2))
     return left, total
-
-
-def _blocks(rows: Sequence[np.ndarray], memory: int) -> Iterator[tuple[slice, Float64[np.ndarray, "N c"]]]:
-    """Columns of all rows, float64, a block at a time (the same buffer each time)."""
-    sizes = sorted({row.shape for row in rows})
-    if len(sizes) != 1:
-        raise InputError(f"expected rows of one length, got {', '.join(map(str, sizes)) or 'no rows'}; keep delta types apart")
-    (size,) = sizes[0]
-    width = min(size, max(1, memory // (8 * len(rows))))
-    buffer = np.empty((len(rows), width))
-    for start in range(0, size, width):
-        columns = slice(start, min(start + width, size))
-        block = buffer[:, : columns.stop - start]
-        for n, row in enumerate(rows):
-            block[n] = row[columns]
-        yield columns, block

@@ -18,11 +18,9 @@ from jaxtyping import Float64, Int
 
 from deltas.bank import Bank
 from deltas.errors import InputError
-from subspace.base import Pair, Subspace, chosen, part_of
+from subspace.base import Subspace, part_of
 from subspace.gram import centred, combine, gram
-
-Rows = Mapping[str, Sequence[np.ndarray]]
-"""By label, N rows float32 [D_t]: row n of every label belongs to the same source."""
+from subspace.sources import Pair, Sources, gather
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +71,13 @@ def within_reach(k: int, n: int) -> None:
                          "lower k or train more tasks")
 
 
-def joint_svd(bank: Bank, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0) -> Subspace:
+def joint_svd(
+    bank: Bank | Sources, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0
+) -> Subspace:
     """The shared subspace of a bank's solutions in closed form.
 
     Args:
+        bank: or sources that were gathered from one.
         k: its dimension, at most the number of solutions a type minus one.
         labels: the delta types, one or more; None is all of the bank.
         pairs: the (task, seed) of the source solutions; None is all that every type has.
@@ -90,22 +91,22 @@ def joint_svd(bank: Bank, k: int, *, labels: Sequence[str] | None = None, pairs:
 
     Source: the linear case of Yi et al. 2022, section 3, solved exactly instead of by gradient descent.
     """
-    labels, pairs = chosen(bank, labels, pairs)
-    within_reach(k, len(pairs))
-    return from_rows(bank, k, {label: bank.rows(label, pairs) for label in labels}, pairs, "joint_svd", {}, seed)
+    return fit(gather(bank, labels, pairs), k, "joint_svd", {}, seed)
 
 
-def from_rows(bank: Bank, k: int, rows: Rows, pairs: Sequence[Pair], method: str, settings: Mapping[str, Any], seed: int) -> Subspace:
-    """The joint decomposition of rows that are paired as given."""
-    found = decompose({label: gram(x) for label, x in rows.items()}, k)
+def fit(sources: Sources, k: int, method: str, settings: Mapping[str, Any], seed: int) -> Subspace:
+    """The joint decomposition of sources that are paired as given."""
+    within_reach(k, len(sources.pairs))
+    sources.needs_all(method)
+    found = decompose({label: gram(x) for label, x in sources.rows.items()}, k)
     parts = {}
-    for label, x in rows.items():
-        both = combine(found.coefficients, x)
-        parts[label] = part_of(bank, label, both[0], both[1:])
+    for label, block in sources.blocks.items():
+        both = combine(found.coefficients, block.rows)
+        parts[label] = part_of(block, both[0], both[1:])
     return Subspace(
-        method=method, backbone=bank.fingerprint, pairs=tuple(pairs), codes=found.codes.astype(np.float32), parts=parts,
-        spectrum=found.spectrum, null=null_spectrum(len(pairs), [len(x[0]) for x in rows.values()], seed=seed), energy=found.energy,
-        settings=settings)
+        method=method, backbone=sources.backbone, pairs=sources.pairs, codes=found.codes.astype(np.float32), parts=parts,
+        spectrum=found.spectrum, null=null_spectrum(len(sources.pairs), [x.size for x in sources.rows.values()], seed=seed),
+        energy=found.energy, space=sources.space, align=sources.align, settings=settings)
 
 
 def null_spectrum(n: int, sizes: Sequence[int], *, draws: int = 20, seed: int = 0) -> Float64[np.ndarray, " N-1"]:
@@ -130,7 +131,7 @@ def null_spectrum(n: int, sizes: Sequence[int], *, draws: int = 20, seed: int = 
 
 
 def gram_correlation(
-    bank: Bank, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, permutations: int = 1000, seed: int = 0
+    bank: Bank | Sources, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, permutations: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Do two types see the same similarities between tasks? By pair of types, before any subspace is chosen.
 
@@ -143,16 +144,17 @@ def gram_correlation(
     Raises:
         InputError: fewer than 4 tasks.
     """
-    labels, pairs = chosen(bank, labels, pairs)
-    tasks = sorted({task for task, _ in pairs})
+    sources = gather(bank, labels, pairs)
+    sources.needs_all("gram_correlation")
+    tasks = sorted({task for task, _ in sources.pairs})
     if len(tasks) < 4:
         raise InputError(f"expected solutions of at least 4 tasks to correlate, got {len(tasks)}; train more tasks")
-    average = np.array([[float(task == other) for other, _ in pairs] for task in tasks])
+    average = np.array([[float(task == other) for other, _ in sources.pairs] for task in tasks])
     average /= average.sum(axis=1, keepdims=True)
-    inner = {label: centred(average @ gram(bank.rows(label, pairs)) @ average.T) for label in labels}
+    inner = {label: centred(average @ gram(rows) @ average.T) for label, rows in sources.rows.items()}
     rng, above = np.random.default_rng([seed, 3]), np.triu_indices(len(tasks), 1)
     orders = [rng.permutation(len(tasks)) for _ in range(permutations)]
-    return {f"{a}|{b}": _against_permuted(inner[a], inner[b], above, orders) for a, b in combinations(labels, 2)}
+    return {f"{a}|{b}": _against_permuted(inner[a], inner[b], above, orders) for a, b in combinations(inner, 2)}
 
 
 def _against_permuted(

@@ -18,7 +18,8 @@ from deltas.evaluation import batch_of
 from deltas.files import sha256
 from deltas.functional import Attached
 from deltas.tasks import Encoded, Reading, schedule
-from subspace.base import Pair, write_tensors
+from subspace.base import write_tensors
+from subspace.sources import Pair
 
 if TYPE_CHECKING:
     from subspace.autoencoder import Autoencoder

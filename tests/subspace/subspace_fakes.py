@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deltas.errors import InputError
+from deltas.layout import Layout
 from deltas.tasks import Encoded
 from deltas.types import Adapter, LoRA, Prefix
 
@@ -31,7 +32,8 @@ class FakeBank:
     def start(self, label):
         if label not in self.x:
             raise InputError(f"expected a delta type of the bank, got {label!r}; choose one")
-        return SimpleNamespace(config=CONFIGS[label], theta0=self.starts[label], fingerprint=self.theta0_fingerprint(label))
+        return SimpleNamespace(config=CONFIGS[label], layout=Layout(("x",), ((SIZES[label],),)), theta0=self.starts[label],
+                               fingerprint=self.theta0_fingerprint(label))
 
     def theta0(self, label):
         return self.start(label).theta0
