@@ -8,7 +8,11 @@ keys, so that equal tensors can be different functions: each flag is read or ref
     par_bn (parallel)        is_parallel             y' = y + s · f(residual): the sublayer's input in blocks that put the norm last
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from deltas.backbones.loading import Backbone
 from deltas.bank import Solution
@@ -17,6 +21,7 @@ from deltas.checkpoints.names import Names
 from deltas.checkpoints.reading import Tensors, read_config, read_tensors
 from deltas.checkpoints.solutions import solution_of
 from deltas.errors import InputError
+from deltas.types import DeltaType
 
 CONFIG, SAFE, PICKLED = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
 HEADS = ("head_config.json", "model_head.safetensors", "pytorch_model_head.bin")
@@ -55,21 +60,31 @@ def load_adapterhub(folder: str | Path, backbone: Backbone, *, task: str | None 
     if backbone.family not in adapterhub_types.PLACES:
         raise InputError(f"expected a backbone of {', '.join(adapterhub_types.PLACES)} for an AdapterHub checkpoint, got {backbone.family}; "
                          "choose another")
+    check_heads(folder, without_head)
+    values = read_tensors(folder, SAFE, PICKLED, allow_pickle=allow_pickle)
+    found, parameters = interpret(raw, values, path, label or "", backbone)
+    name = str(raw.get("name"))
+    origin = {"format": "adapterhub", "folder": str(folder), "name": name, "version": raw.get("version")}
+    return solution_of(backbone, found, parameters, task=name if task is None else task, seed=seed, provenance={"checkpoint": origin})
+
+
+def check_heads(folder: Path, without_head: bool) -> None:
+    """Refuse a prediction head beside the adapter, unless it is to be left out."""
     heads = [name for name in HEADS if (folder / name).exists()]
     if heads and not without_head:
         raise InputError(f"expected an adapter alone in {folder}, got a prediction head beside it ({', '.join(heads)}), which no delta holds; "
                          "leave it out with without_head=True")
+
+
+def interpret(raw: Mapping[str, Any], values: Mapping[str, np.ndarray], path: Path, label: str,
+              backbone: Backbone) -> tuple[DeltaType, dict[str, np.ndarray]]:
+    """The configuration and the parameters that a checkpoint's settings and tensors are on the backbone; `path` is what errors name."""
     architecture, config = adapterhub_config.read(raw, path)
-    values = read_tensors(folder, SAFE, PICKLED, allow_pickle=allow_pickle)
     names = Names.of(backbone)
     prefix = "transformer." if backbone.family == "t5" else names.prefix  # that of T5's class with flexible heads
-    tensors = Tensors({key.removeprefix(prefix): value for key, value in values.items()}, folder)
-    name, label = str(raw.get("name")), label or ""
+    tensors, name = Tensors({key.removeprefix(prefix): value for key, value in values.items()}, path.parent), str(raw.get("name"))
     if architecture is None:
-        found, parameters = adapterhub_types.bottleneck(config, tensors, names, path, name, label, backbone)
-    elif architecture == "lora":
-        found, parameters = adapterhub_types.lora(config, tensors, names, path, name, label, backbone, str(raw.get("version", "")))
-    else:
-        found, parameters = adapterhub_types.prefix(config, tensors, names, path, name, label, backbone)
-    origin = {"format": "adapterhub", "folder": str(folder), "name": name, "version": raw.get("version")}
-    return solution_of(backbone, found, parameters, task=name if task is None else task, seed=seed, provenance={"checkpoint": origin})
+        return adapterhub_types.bottleneck(config, tensors, names, path, name, label, backbone)
+    if architecture == "lora":
+        return adapterhub_types.lora(config, tensors, names, path, name, label, backbone, str(raw.get("version", "")))
+    return adapterhub_types.prefix(config, tensors, names, path, name, label, backbone)

@@ -60,7 +60,7 @@ def read(raw: Mapping[str, Any], path: Path) -> tuple[str | None, dict[str, Any]
     if "version" not in raw and config.get("non_linearity") in BEFORE_VERSIONS:
         config["non_linearity"] = BEFORE_VERSIONS[config["non_linearity"]]
     if unknown := sorted(set(config) - READ[architecture] - set(REFUSED[architecture]) - NEUTRAL):
-        warnings.warn(f"{path} has keys that are not known here and not read: {', '.join(unknown)}", UserWarning, stacklevel=3)
+        warnings.warn(f"{path} has keys that are not known here and not read: {', '.join(unknown)}", UserWarning, stacklevel=4)
     return architecture, config
 
 

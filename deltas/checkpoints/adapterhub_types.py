@@ -81,9 +81,8 @@ def _finished(parameters: Arrays, tensors: Tensors, path: Path) -> set[str]:
 
 
 # ------------------------------------------------------------ LoRA
-def lora(config: Mapping[str, Any], tensors: Tensors, names: Names, path: Path, name: str, label: str, backbone: Backbone,
-         version: str) -> tuple[LoRA, Arrays]:
-    """A LoRA; those of `adapters` before 1.1.0 were trained with a scale of 1, whatever their alpha says."""
+def lora_sizes(config: Mapping[str, Any], version: str, path: Path) -> tuple[int, float]:
+    """Rank and alpha; those of `adapters` before 1.1.0 were trained with a scale of 1, whatever their alpha says."""
     r, alpha = whole(config, "r", path), float(number(config, "alpha", path))
     release = re.match(r"adapters\.(\d+)\.(\d+)", version)
     if release is None and alpha != r:
@@ -91,6 +90,13 @@ def lora(config: Mapping[str, Any], tensors: Tensors, names: Names, path: Path, 
                          f"{alpha:g} and r {r} is not known; save it with a newer version")
     if release is not None and (int(release[1]), int(release[2])) < (1, 1):
         alpha = float(r)
+    return r, alpha
+
+
+def lora(config: Mapping[str, Any], tensors: Tensors, names: Names, path: Path, name: str, label: str, backbone: Backbone,
+         version: str) -> tuple[LoRA, Arrays]:
+    """A LoRA."""
+    r, alpha = lora_sizes(config, version, path)
     attention = set(config.get("attn_matrices", ("q", "v"))) if flag(config, "selfattn_lora", True, path) else set()
     if odd := sorted(map(str, attention - set("qkv"))):
         raise InputError(f"expected attn_matrices among q, k and v in {path}, got {', '.join(odd)}; restore the file")

@@ -18,7 +18,7 @@ from deltas.checkpoints.solutions import parameters_of, solution_of
 from deltas.errors import InputError
 from deltas.files import replacing, write_json
 from deltas.functional import Attached
-from deltas.types import IA3, Full, LoRA, Prefix, Prompt
+from deltas.types import IA3, DeltaType, Full, LoRA, Prefix, Prompt
 
 CONFIG, SAFE, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 Arrays = dict[str, np.ndarray]
@@ -57,21 +57,25 @@ def load_peft(folder: str | Path, backbone: Backbone, *, task: str | None = None
     tensors = Tensors(read_tensors(folder, SAFE, PICKLED, allow_pickle=allow_pickle), folder)
     names = Names.of(backbone)
     prefixed = names.prefixed(key.removeprefix(peft_config.BASE) for key in tensors.values)
-    label = label or ""
-    if kind == "LORA":
-        config, parameters = peft_lora.read(raw, tensors, names, path, label)
-    elif kind == "IA3":
-        config, parameters = peft_modules.read_ia3(raw, tensors, names, path, label)
-    elif kind == "LN_TUNING":
-        config, parameters = peft_modules.read_norms(raw, tensors, names, path, label)
-    elif kind == "PREFIX_TUNING":
-        config, parameters = peft_rows.read_prefix(raw, tensors, names, path, label, backbone)
-    else:
-        config, parameters = peft_rows.read_prompt(raw, tensors, path, label, backbone)
+    config, parameters = interpret(kind, raw, tensors, names, path, label or "", backbone)
     origin = {"format": "peft", "folder": str(folder), "prefixed": prefixed, "task_type": raw.get("task_type"),
               "base_model": raw.get("base_model_name_or_path")}
     return solution_of(backbone, config, parameters, task=folder.resolve().name if task is None else task, seed=seed,
                        provenance={"checkpoint": origin})
+
+
+def interpret(kind: str, raw: Mapping[str, Any], tensors: Tensors, names: Names, path: Path, label: str,
+              backbone: Backbone) -> tuple[DeltaType, Arrays]:
+    """The configuration and the parameters that a checkpoint's settings and tensors are on the backbone; `path` is what errors name."""
+    if kind == "LORA":
+        return peft_lora.read(raw, tensors, names, path, label)
+    if kind == "IA3":
+        return peft_modules.read_ia3(raw, tensors, names, path, label)
+    if kind == "LN_TUNING":
+        return peft_modules.read_norms(raw, tensors, names, path, label)
+    if kind == "PREFIX_TUNING":
+        return peft_rows.read_prefix(raw, tensors, names, path, label, backbone)
+    return peft_rows.read_prompt(raw, tensors, path, label, backbone)
 
 
 def save_peft(solution: Solution, folder: str | Path, backbone: Backbone, *, rank: int | None = None, energy: float | None = None) -> None:
@@ -104,7 +108,7 @@ def save_peft(solution: Solution, folder: str | Path, backbone: Backbone, *, ran
     if task_type is None and raw["peft_type"] in ("PROMPT_TUNING", "PREFIX_TUNING"):
         task_type = "FEATURE_EXTRACTION"  # without one, PEFT reads the rows and never uses them
     raw |= {"task_type": origin.get("task_type", task_type), "base_model_name_or_path": origin.get("base_model") or backbone.name}
-    _write(Path(folder), raw, tensors)
+    write(Path(folder), raw, tensors)
 
 
 def _exact(solution: Solution, backbone: Backbone, names: Names, prefixed: bool) -> tuple[dict[str, Any], Arrays]:
@@ -154,7 +158,8 @@ def _low_rank(solution: Solution, backbone: Backbone, names: Names, prefixed: bo
     return peft_lora.settings(ranks, ranks, names, prefixed, rank=default, alpha=default), tensors  # alpha = rank: the scale is 1
 
 
-def _write(folder: Path, raw: Mapping[str, Any], tensors: Arrays) -> None:
+def write(folder: Path, raw: Mapping[str, Any], tensors: Arrays) -> None:
+    """The two files of a checkpoint, the tensors first: a folder with a configuration is whole."""
     from safetensors.numpy import save_file
 
     if bad := sorted(name for name, value in tensors.items() if not np.all(np.isfinite(value))):

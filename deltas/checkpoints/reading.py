@@ -1,5 +1,6 @@
 """The folder of a foreign checkpoint: its configuration and its tensors, none of which is ever passed over."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,47 @@ def _safe(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"expected a whole safetensors file at {path}, got '{error}'; download it again") from None
 
 
+def map_tensors(folder: Path, safe: str, pickled: str, *, allow_pickle: bool) -> tuple[dict[str, np.ndarray], list[Path]]:
+    """Every tensor of the folder by name, memory-mapped and in its own precision, and the files that they lie in.
+
+    One map a file, whatever the number of its tensors. A pickle is read into memory. Arguments and errors are those of `read_tensors`.
+    """
+    index = folder / f"{safe}.index.json"
+    if (folder / safe).is_file():
+        files = [folder / safe]
+    elif index.is_file():
+        files = [folder / name for name in sorted(set(weight_map(index).values()))]
+    else:
+        return read_tensors(folder, safe, pickled, allow_pickle=allow_pickle), [folder / pickled]
+    found: dict[str, np.ndarray] = {}
+    for path in files:
+        found |= _mapped(path)
+    return found, files
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file without reading them: eight bytes of the header's length, the header as JSON, the numbers."""
+    from safetensors import SafetensorError, safe_open
+
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+    try:
+        with safe_open(path, framework="numpy"):  # which checks every offset and length
+            pass
+        whole = np.asarray(np.memmap(path, np.uint8, "r"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"expected a whole safetensors file at {path}, got '{error}'; download it again") from None
+    start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
+    found = {}
+    for name, entry in json.loads(whole[8:start].tobytes()).items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in kinds:
+            raise InputError(f"expected tensors of {', '.join(kinds)} in {path}, got {name} of {entry['dtype']}; save it unquantised")
+        first, last = entry["data_offsets"]
+        found[name] = whole[start + first : start + last].view(np.dtype(kinds[entry["dtype"]])).reshape(entry["shape"])
+    return found
+
+
 def _pickled(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
@@ -92,7 +134,7 @@ class Tensors:
             return value
         return np.zeros(shape, np.float32)
 
-    def done(self) -> None:
+    def done(self, remedy: str = "use the backbone it was trained on, and the whole checkpoint") -> None:
         """Refuse the checkpoint where anything is missing, misshapen or left over.
 
         Raises:
@@ -101,5 +143,5 @@ class Tensors:
         surplus = sorted(set(self.values) - self.taken)
         faults = self.faults + [f"{name}, which has no place" for name in surplus]
         if faults:
-            raise InputError(f"expected the tensors that {self.where / 'adapter_config.json'} describes on this backbone, got "
-                             f"{', '.join(faults)}; use the backbone it was trained on, and the whole checkpoint")
+            raise InputError(f"expected the tensors that {self.where / 'adapter_config.json'} describes, got "
+                             f"{', '.join(faults)}; {remedy}")
