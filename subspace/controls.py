@@ -7,6 +7,7 @@ shuffled      real directions of every type, paired wrongly between types: tunin
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -15,6 +16,7 @@ from deltas.bank import Bank
 from deltas.errors import InputError
 from deltas.files import sha256
 from subspace.base import Subspace
+from subspace.fastfood import fastfood
 from subspace.gram import unexplained
 from subspace.joint_svd import fit, joint_svd, within_reach
 from subspace.sources import Pair, Sources, gather
@@ -29,25 +31,37 @@ def mean_only(bank: Bank | Sources, k: int = 1, *, labels: Sequence[str] | None 
 
 
 def random_basis(
-    bank: Bank | Sources, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None, seed: int = 0
+    bank: Bank | Sources, k: int, *, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None,
+    kind: Literal["gaussian", "fastfood"] = "gaussian", seed: int = 0
 ) -> Subspace:
-    """Gaussian directions, drawn for each type on its own, around the same mean.
+    """Random directions, drawn for each type on its own, around the same mean.
 
-    Every entry of U_t is N(0, ‖U_t‖²_F / kD) with the norm of joint_svd's U_t, so that a step in z moves θ as far as it does there.
-    The draw depends on the seed and the label alone. A source's code is the mean over types of its least-squares codes: tiny, since k
-    random directions hold about k/D of a solution.
+    "gaussian": every entry of U_t is N(0, ‖U_t‖²_F / kD) with the norm of joint_svd's U_t, so that a step in z moves θ as far as it does
+    there. "fastfood": the structured draw of `subspace.fastfood`, scaled to the same norm. The draw depends on the kind, the seed, the
+    label and the layout alone. A source's code is the mean of its types' least-squares codes: tiny, since k random directions hold about
+    k/D of a solution.
+
+    Raises:
+        InputError: another kind, or what joint_svd refuses.
     """
+    if kind not in ("gaussian", "fastfood"):
+        raise InputError(f"expected a random basis of the kind 'gaussian' or 'fastfood', got {kind!r}; choose one of them")
     sources = gather(bank, labels, pairs)
     space, parts = joint_svd(sources, k), {}
     for label, part in space.parts.items():
-        rng = np.random.default_rng([seed, 4, int(sha256(label), 16)])
-        basis = rng.standard_normal(part.basis.shape, np.float32)
-        parts[label] = replace(part, basis=basis * (np.linalg.norm(part.basis) / np.linalg.norm(basis)))
-    space = replace(space, method="random_basis", parts=parts, spectrum=np.zeros(0), null=np.zeros(0), settings={"seed": seed})
-    rows = sources.rows
-    codes = np.mean([[space.encode(label, part.theta0 + rows[label][n]) for n in range(len(rows[label]))]
-                     for label, part in sorted(parts.items())], axis=0)
-    left = {label: unexplained(rows[label], part.mean, codes, part.basis) for label, part in parts.items()}
+        rng = np.random.default_rng([seed, 4, int(sha256(label, str(part.layout.to_json())), 16)])
+        drawn = rng.standard_normal((k, len(part.mean)), np.float32) if kind == "gaussian" else fastfood(k, len(part.mean), rng)
+        drawn *= np.linalg.norm(part.basis) / np.linalg.norm(drawn)
+        parts[label] = replace(part, basis=drawn)
+    space = replace(space, method="random_basis", parts=parts, spectrum=np.zeros(0), null=np.zeros(0), settings={"kind": kind, "seed": seed})
+    codes, seen = np.zeros((len(sources.pairs), k)), np.zeros((len(sources.pairs), 1))
+    for label, block in sorted(sources.blocks.items()):
+        for i, n in enumerate(block.members):
+            codes[n] += space.encode(label, block.theta0 + block.rows[i])
+            seen[n] += 1
+    codes /= seen
+    left = {label: unexplained(block.rows, parts[label].mean, codes[block.members], parts[label].basis)
+            for label, block in sources.blocks.items()}
     return replace(space, codes=codes.astype(np.float32), energy={label: 1 - rest / total for label, (rest, total) in left.items()})
 
 

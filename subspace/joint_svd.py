@@ -28,12 +28,12 @@ class Decomposition:
     """Codes z [N, k], all singular values of X, and the share of each type's variance that z explains."""
 
     codes: Float64[np.ndarray, "N k"]
-    spectrum: Float64[np.ndarray, " N-1"]
+    spectrum: Float64[np.ndarray, " modes"]
     energy: Mapping[str, float]
 
     @property
     def coefficients(self) -> Float64[np.ndarray, "k+1 N"]:
-        """The dual form of mean and basis: [μ_t; U_t] = coefficients · X_t, the same for every type."""
+        """The dual form of mean and basis, where every type is regressed on white codes of all sources: [μ_t; U_t] = coefficients · X_t."""
         n = len(self.codes)
         return np.concatenate([np.full((1, n), 1 / n), self.codes.T / n])
 
@@ -44,24 +44,48 @@ def decompose(grams: Mapping[str, Float64[np.ndarray, "N N"]], k: int) -> Decomp
     Raises:
         InputError: k below 1 or above N − 1, the most that N centred rows span; or solutions that do not span k dimensions.
     """
-    n = len(next(iter(grams.values())))
-    within_reach(k, n)
+    within_reach(k, len(next(iter(grams.values()))))
+    scaled = scale(grams)
+    values, p = leading(together(scaled), k)
+    return Decomposition(np.sqrt(len(p)) * p, np.sqrt(values), explained(p, scaled))
+
+
+def scale(grams: Mapping[str, Float64[np.ndarray, "N N"]]) -> dict[str, Float64[np.ndarray, "N N"]]:
+    """Each type's Gram matrix, centred and of trace 1; solutions of a type that are all equal are refused."""
     scaled = {}
     for label, raw in grams.items():
         inner = centred(raw)
         if np.trace(inner) <= 1e-12 * np.trace(raw):
-            raise InputError(f"expected solutions of {label} that differ from each other, got {n} equal ones; train more tasks")
+            raise InputError(f"expected solutions of {label} that differ from each other, got {len(raw)} equal ones; train more tasks")
         scaled[label] = inner / np.trace(inner)
-    values, vectors = np.linalg.eigh(sum(scaled[label] for label in sorted(scaled)))  # sorted: the order of types changes nothing
+    return scaled
+
+
+def together(scaled: Mapping[str, Float64[np.ndarray, "N N"]]) -> Float64[np.ndarray, "N N"]:
+    """X Xᵀ of the types side by side; sorted, so that the order of types changes nothing, not even the last bit."""
+    return np.sum([scaled[label] for label in sorted(scaled)], axis=0)
+
+
+def leading(inner: Float64[np.ndarray, "N N"], k: int) -> tuple[Float64[np.ndarray, " N-1"], Float64[np.ndarray, "N k"]]:
+    """The N − 1 largest eigenvalues of a centred matrix, falling, and the eigenvectors of the first k, their signs fixed.
+
+    Raises:
+        InputError: its rank is below k.
+    """
+    values, vectors = np.linalg.eigh(inner)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     if values[k - 1] <= 1e-12 * values[0]:
         rank = int(np.sum(values > 1e-12 * values[0]))
-        raise InputError(f"expected k of at most {rank}, the dimensions that the {n} solutions span, got {k}; lower k or train more tasks")
+        raise InputError(f"expected k of at most {rank}, the dimensions that the {len(values)} solutions span, got {k}; lower k or train "
+                         "more tasks")
     p = vectors[:, :k]
     p = p * np.sign(p[np.argmax(np.abs(p), axis=0), np.arange(k)])
-    p = p - p.mean(axis=0)  # zero but for rounding, which U would multiply by the mean solution
-    energy = {label: float(np.einsum("nk,nm,mk->", p, inner, p)) for label, inner in scaled.items()}
-    return Decomposition(np.sqrt(n) * p, np.sqrt(values[: n - 1]), energy)
+    return values[:-1], p - p.mean(axis=0)  # the mean is zero but for rounding, which U would multiply by the mean solution
+
+
+def explained(p: Float64[np.ndarray, "N k"], scaled: Mapping[str, Float64[np.ndarray, "N N"]]) -> dict[str, float]:
+    """By type, the share of the variance that regression on the orthonormal codes P explains: tr Pᵀ K_t P of K_t of trace 1."""
+    return {label: float(np.einsum("nk,nm,mk->", p, inner, p, optimize=True)) for label, inner in scaled.items()}
 
 
 def within_reach(k: int, n: int) -> None:
@@ -98,10 +122,23 @@ def fit(sources: Sources, k: int, method: str, settings: Mapping[str, Any], seed
     """The joint decomposition of sources that are paired as given."""
     within_reach(k, len(sources.pairs))
     sources.needs_all(method)
-    found = decompose({label: gram(x) for label, x in sources.rows.items()}, k)
+    found = decompose(grams(sources), k)
+    return written(sources, found, dict.fromkeys(sources.labels, found.coefficients), method, settings, seed)
+
+
+def grams(sources: Sources) -> dict[str, Float64[np.ndarray, "n n"]]:
+    """By label, X_t X_tᵀ."""
+    return {label: gram(rows) for label, rows in sources.rows.items()}
+
+
+def written(
+    sources: Sources, found: Decomposition, coefficients: Mapping[str, Float64[np.ndarray, "k+1 n"]], method: str,
+    settings: Mapping[str, Any], seed: int,
+) -> Subspace:
+    """The subspace of a decomposition in its dual form, written out: [μ_t; U_t] = C_t X_t."""
     parts = {}
     for label, block in sources.blocks.items():
-        both = combine(found.coefficients, block.rows)
+        both = combine(coefficients[label], block.rows)
         parts[label] = part_of(block, both[0], both[1:])
     return Subspace(
         method=method, backbone=sources.backbone, pairs=sources.pairs, codes=found.codes.astype(np.float32), parts=parts,

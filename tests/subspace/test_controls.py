@@ -4,6 +4,7 @@ from subspace_fakes import planted
 
 import subspace
 from subspace.controls import derangements
+from subspace.fastfood import fastfood, hadamard
 
 
 def transferred(space, bank):
@@ -64,6 +65,37 @@ def test_random_basis_has_the_scale_of_the_real_one(bank):
     for label in joint.labels:
         assert np.linalg.norm(drawn.parts[label].basis) == pytest.approx(np.linalg.norm(joint.parts[label].basis), rel=1e-5)
         assert drawn.energy[label] < 0.4 * joint.energy[label]
+    structured = subspace.random_basis(bank, 5, kind="fastfood")
+    for label in joint.labels:
+        assert np.linalg.norm(structured.parts[label].basis) == pytest.approx(np.linalg.norm(joint.parts[label].basis), rel=1e-5)
+        assert np.abs(structured.parts[label].basis - drawn.parts[label].basis).max() > 0.01
     alone = subspace.random_basis(bank, 5, labels=["lora"])
     direction = [space.parts["lora"].basis / np.linalg.norm(space.parts["lora"].basis) for space in (drawn, alone)]
     np.testing.assert_allclose(*direction, atol=1e-6)  # a type's draw does not depend on the others
+
+
+def test_hadamard():
+    """Against Sylvester's construction."""
+    h = np.ones((1, 1), np.float32)
+    for _ in range(5):
+        np.testing.assert_allclose(hadamard(np.eye(len(h), dtype=np.float32)[-1].copy()), h[-1])
+        x = np.random.default_rng(0).standard_normal(len(h)).astype(np.float32)
+        np.testing.assert_allclose(hadamard(x.copy()), h @ x, atol=1e-5)
+        h = np.block([[h, h], [h, -h]])
+
+
+@pytest.mark.parametrize(("k", "size"), [(8, 5000), (8, 5), (1, 1)])
+def test_fastfood_rows_are_gaussian_and_apart(k, size):
+    rows = fastfood(k, size, np.random.default_rng(0)).astype(np.float64)
+    assert rows.shape == (k, size)
+    assert np.isfinite(rows).all()
+    if size > 1000:
+        np.testing.assert_allclose((rows**2).mean(1), 1, atol=0.06)
+        np.testing.assert_allclose((rows**4).mean(1), 3, atol=0.4)
+        np.testing.assert_allclose(rows @ rows.T / size, np.eye(k), atol=0.07)
+        assert np.abs(rows.mean(1)).max() < 0.06
+
+
+def test_a_random_basis_of_another_kind_is_refused(bank, refused):
+    with refused("gaussian", "fastfood", "'sparse'"):
+        subspace.random_basis(bank, 2, kind="sparse")
