@@ -18,13 +18,15 @@ import numpy as np
 import optax
 
 from deltas.errors import InputError
-from deltas.evaluation import Exam, evaluate_each, stack_tables
+from deltas.evaluation import Exam, Score, evaluate_each, stack_tables
 from deltas.files import replacing, sha256
 from deltas.functional import Attached
 from deltas.parallel import flight, forget_programs, over_solutions
 from deltas.tasks import Reading, Task, schedule
 
-Decode = Callable[[jax.Array, Any], jax.Array]
+Decode = Callable[[jax.Array, Any], Any]
+Examine = Callable[..., list[Score]]
+"""As `evaluate_each`: (attached, θ [M, …], exams, in_flight=…) ↦ a score each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,7 @@ def tune(
     *,
     decode: Decode = plus,
     constants: Any = None,
+    examine: Examine | None = None,
     in_flight: int | None = None,
     checkpoints: Path | None = None,
     skip: Callable[[Sequence[Job]], bool] = lambda jobs: False,
@@ -126,6 +129,7 @@ def tune(
     Args:
         starts: float32 [jobs, n], where each vector starts.
         decode, constants: θ = decode(v, constants); None with `plus` is θ0.
+        examine: scores the dev rows at every look; None is `evaluate_each`.
         checkpoints: a folder; a flight that was interrupted goes on from its last look at the dev rows, to the same result.
         skip: whether the jobs of a flight are done already. Flights are cut from the whole list, so that a resumed run has the same ones.
         on_progress: called with the number of vector-steps just done.
@@ -142,7 +146,7 @@ def tune(
             continue
         forget_programs()
         state = None if checkpoints is None else checkpoints / f"{flight_name(attached, members, training, reading)}.safetensors"
-        yield _Flight(attached, members, starts[first : first + size], training, reading, decode, constants, size, state).run(tell)
+        yield _Flight(attached, members, starts[first : first + size], training, reading, decode, constants, size, state, examine).run(tell)
 
 
 def flight_name(attached: Attached, members: Sequence[Job], training: Training, reading: Reading) -> str:
@@ -160,9 +164,9 @@ class _Flight:
     """One flight of jobs, from its start or its last checkpoint to its outcomes."""
 
     def __init__(self, attached: Attached, members: list[Job], starts: np.ndarray, training: Training, reading: Reading,
-                 decode: Decode, constants: Any, size: int, state: Path | None) -> None:
+                 decode: Decode, constants: Any, size: int, state: Path | None, examine: Examine | None = None) -> None:
         self.attached, self.members, self.training, self.decode, self.constants = attached, members, training, decode, constants
-        self.state = state
+        self.examine, self.state = examine, state
         filled = members + [members[-1]] * (size - len(members))  # the devices want a full flight; copies are dropped at the end
         starts = np.concatenate([starts, np.repeat(starts[-1:], size - len(members), axis=0)])
         backbone = attached.backbone
@@ -207,7 +211,7 @@ class _Flight:
     def look(self, step: int, train_loss: np.ndarray) -> None:
         """Score the dev rows; keep each vector that is better than all before (higher score, then lower loss)."""
         thetas = _decoded(self.decode)(self.v, self.constants)
-        scores = evaluate_each(self.attached, thetas, self.dev, in_flight=len(self.dev))
+        scores = (self.examine or evaluate_each)(self.attached, thetas, self.dev, in_flight=len(self.dev))
         for m, outcome in enumerate(self.outcomes):
             score = scores[m]
             outcome.history.append({"step": step, "train_loss": float(train_loss[m]), "dev_score": score.score, "dev_loss": score.loss})
