@@ -119,7 +119,7 @@ def gaussian_null(
     sources = common(remembered(bank, labels, pairs), 4)
     sizes, modes = [sources.rows[label].size for label in sorted(sources.labels)], len(sources.pairs) - 1
     rng = np.random.default_rng([seed, 7])
-    noise = [[_wishart(modes, size, rng) for size in sizes] for _ in range(draws)]
+    noise = [[wishart(modes, size, rng) for size in sizes] for _ in range(draws)]
 
     def drawn(left: Sequence[np.ndarray], step: int, draw: int) -> np.ndarray:
         # the leading block of a Wishart matrix is one too: noise that has lost as many dimensions as the sources
@@ -185,7 +185,7 @@ def _without(k: Float64[np.ndarray, "N N"], p: Float64[np.ndarray, " N"]) -> Flo
     return k - np.outer(p, side) - np.outer(side, p) + (p @ side) * np.outer(p, p)
 
 
-def _wishart(n: int, size: int, rng: np.random.Generator) -> Float64[np.ndarray, "n n"]:
+def wishart(n: int, size: int, rng: np.random.Generator) -> Float64[np.ndarray, "n n"]:
     """The Gram matrix of n rows of Gaussian noise; where they are long, by Bartlett's factor (see `joint_svd.null_spectrum`)."""
     if size < n:
         factor = rng.standard_normal((n, size))
