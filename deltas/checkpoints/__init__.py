@@ -4,6 +4,8 @@ peft           PEFT: LoRA, (IA)³, prefix, prompt and layer-norm tuning, in and 
 adapterhub     AdapterHub's `adapters`: Pfeiffer, Houlsby and parallel adapters, LoRA and prefix, in
 reading        folders, safetensors, pickles by leave alone; every tensor taken or named in one error
 names          modules of the Hugging Face model ↔ sites
+unplaced       either library's adapters without the backbone, memory-mapped
+placing        and from there to their places on it, or to PEFT's files again
 low_rank       differences of weights by the singular value decomposition
 solutions      tensors ↔ `Solution`, and into a bank
 
@@ -19,6 +21,7 @@ from deltas.checkpoints.adapterhub import load_adapterhub
 from deltas.checkpoints.peft import load_peft, save_peft
 from deltas.checkpoints.reading import read_config
 from deltas.checkpoints.solutions import add_to_bank, read_solution
+from deltas.checkpoints.unplaced import Unplaced, read_unplaced
 from deltas.errors import InputError
 
 
@@ -32,4 +35,4 @@ def load_checkpoint(folder: str | Path, backbone: Backbone, *, without_head: boo
     raise InputError(f"expected a peft_type or a config in {Path(folder) / 'adapter_config.json'}, got neither; it is of another library")
 
 
-__all__ = ["add_to_bank", "load_adapterhub", "load_checkpoint", "load_peft", "read_solution", "save_peft"]
+__all__ = ["Unplaced", "add_to_bank", "load_adapterhub", "load_checkpoint", "load_peft", "read_solution", "read_unplaced", "save_peft"]

@@ -26,6 +26,9 @@ _BOTTLENECK_READ = {"mh_adapter", "output_adapter", "cross_adapter", "reduction_
 _LORA_READ = {"selfattn_lora", "intermediate_lora", "output_lora", "r", "alpha", "attn_matrices"}
 _PREFIX_READ = {"encoder_prefix", "cross_prefix", "flat", "prefix_length", "bottleneck_size", "non_linearity", "shared_gating"}
 READ: dict[str | None, set[str]] = {None: _BOTTLENECK_READ | _BOTTLENECK_NEUTRAL, "lora": _LORA_READ, "prefix_tuning": _PREFIX_READ}
+MEANING: dict[str | None, set[str]] = {
+    key: (known - _BOTTLENECK_NEUTRAL) | {"architecture", "leave_out"} for key, known in READ.items()}
+"""Flags by architecture that say which function the tensors are."""
 
 REFUSED: dict[str | None, dict[str, tuple[Any, ...]]] = {
     None: {"ln_before": (False,), "ln_after": (False,), "use_gating": (False,), "phm_layer": (False,), "inv_adapter": (None,),

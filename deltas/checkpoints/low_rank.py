@@ -32,7 +32,18 @@ def factors(change: np.ndarray, *, rank: int | None, energy: float | None) -> tu
         rank: r at most; or
         energy: the share of Σ s² that r keeps at least, in (0, 1].
     """
-    u, s, vt = np.linalg.svd(np.asarray(change, np.float64), full_matrices=False)
+    return _cut(*np.linalg.svd(np.asarray(change, np.float64), full_matrices=False), rank, energy)
+
+
+def of_product(a: np.ndarray, b: np.ndarray, *, rank: int | None, energy: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """`factors` of the difference A B, which is not formed: with A = Q R and Bᵀ = P S, the singular values are those of R Sᵀ [r, r]."""
+    q, left = np.linalg.qr(np.asarray(a, np.float64))
+    p, right = np.linalg.qr(np.asarray(b, np.float64).T)
+    u, s, vt = np.linalg.svd(left @ right.T, full_matrices=False)
+    return _cut(q @ u, s, vt @ p.T, rank, energy)
+
+
+def _cut(u: np.ndarray, s: np.ndarray, vt: np.ndarray, rank: int | None, energy: float | None) -> tuple[np.ndarray, np.ndarray]:
     real = max(int(np.sum(s > NOISE * s[0])), 1)
     if rank is None:
         assert energy is not None

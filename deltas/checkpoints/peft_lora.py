@@ -27,7 +27,7 @@ Arrays = dict[str, np.ndarray]
 # ------------------------------------------------------------ in
 def read(raw: Mapping[str, Any], tensors: Tensors, names: Names, path: Path, label: str) -> tuple[LoRA, Arrays]:
     """The configuration and the parameters of a PEFT LoRA."""
-    rank, alpha, dora = peft_config.number(raw, "r", path), _alpha(raw.get("lora_alpha", 8), path), bool(raw.get("use_dora"))
+    rank, alpha, dora = peft_config.number(raw, "r", path), alpha_of(raw.get("lora_alpha", 8), path), bool(raw.get("use_dora"))
     present = {key.removeprefix(peft_config.BASE).rpartition(".lora_")[0] for key in tensors.values}
     prefixed = names.prefixed(present)
     fits = peft_config.targets(raw, path) or (lambda name: name in present)
@@ -49,7 +49,7 @@ def read(raw: Mapping[str, Any], tensors: Tensors, names: Names, path: Path, lab
             if m is not None:
                 parameters[f"{site}.m"] = m[part]
             ranks[site] = r
-            alphas[site] = _alpha(peft_config.overridden(raw.get("alpha_pattern"), alpha, full, "alpha_pattern", path), path)
+            alphas[site] = alpha_of(peft_config.overridden(raw.get("alpha_pattern"), alpha, full, "alpha_pattern", path), path)
     tensors.done()
     if not modules:
         raise InputError(f"expected target_modules of this backbone in {path}, got {raw.get('target_modules')!r}, which names none of its "
@@ -60,7 +60,8 @@ def read(raw: Mapping[str, Any], tensors: Tensors, names: Names, path: Path, lab
                 sites=names.patterns(ranks)), parameters
 
 
-def _alpha(value: Any, path: Path) -> float:
+def alpha_of(value: Any, path: Path) -> float:
+    """An alpha of the configuration."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"expected lora_alpha in {path} to be a finite number, got {value!r}; restore the file")
     return float(value)

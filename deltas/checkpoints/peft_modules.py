@@ -5,7 +5,7 @@ with one of `feedforward_modules`, at a dot or not. Layer-norm tuning keeps whol
 the backbone's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def read_ia3(raw: Mapping[str, Any], tensors: Tensors, names: Names, path: Path,
     present = {key.removeprefix(peft_config.BASE).removesuffix(".ia3_l") for key in tensors.values}
     prefixed = names.prefixed(present)
     fits = peft_config.targets(raw, path) or (lambda name: name in present)
-    entering = _feedforward(raw.get("feedforward_modules"), path)
+    entering = feedforward(raw.get("feedforward_modules"), path)
     parameters: Arrays = {}
     inputs: set[str] = set()
     for module in names.matched(fits, prefixed, names.linear()):
@@ -49,7 +49,8 @@ def read_ia3(raw: Mapping[str, Any], tensors: Tensors, names: Names, path: Path,
     return IA3(label=label, sites=names.patterns(chosen), inputs=names.patterns(inputs)), parameters
 
 
-def _feedforward(wanted: Any, path: Path) -> Any:
+def feedforward(wanted: Any, path: Path) -> Callable[[str], bool]:
+    """Whether the factors of a module, by its full name, multiply its input."""
     if wanted is None:
         raise InputError(f"expected feedforward_modules in {path}, got none; restore the file")
     if isinstance(wanted, str):

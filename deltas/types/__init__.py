@@ -24,6 +24,7 @@ from deltas.types.arbitrary import Arbitrary
 from deltas.types.base import DeltaType
 from deltas.types.bitfit import BitFit
 from deltas.types.compacter import Compacter
+from deltas.types.foreign import Foreign
 from deltas.types.full import Full
 from deltas.types.ia3 import IA3
 from deltas.types.lora import LoRA
@@ -34,17 +35,20 @@ from deltas.types.together import Together
 
 TYPES: dict[str, type[DeltaType]] = {cls.name: cls for cls in (
     LoRA, Adapter, Prefix, Prompt, BitFit, IA3, LowRankAdapter, Compacter, Full, Arbitrary, Together)}
+KEPT: dict[str, type[DeltaType]] = {Foreign.name: Foreign}
+"""Types that are kept in files and decomposed, and are never attached or trained."""
 
 
 def delta_type(fields: Mapping[str, Any]) -> DeltaType:
     """The configuration from its JSON fields, whose `type` names the delta type."""
     kind = fields.get("type")
-    if kind not in TYPES:
+    known = TYPES | KEPT
+    if kind not in known:
         raise InputError(f"expected a delta type ({', '.join(TYPES)}), got {kind!r}; choose one of them")
-    return TYPES[kind].from_json(fields)
+    return known[kind].from_json(fields)
 
 
 __all__ = [
-    "IA3", "TYPES", "Adapter", "Arbitrary", "BitFit", "Compacter", "DeltaType", "Full", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Together",
-    "delta_type",
+    "IA3", "KEPT", "TYPES", "Adapter", "Arbitrary", "BitFit", "Compacter", "DeltaType", "Foreign", "Full", "LoRA", "LowRankAdapter", "Prefix",
+    "Prompt", "Together", "delta_type",
 ]
