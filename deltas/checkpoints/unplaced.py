@@ -92,6 +92,10 @@ class Pieces:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
+    def tobytes(self) -> bytes:
+        """All of them, as an array's."""
+        return self[:].tobytes()
+
 
 class _Low(Mapping[str, tuple[np.ndarray, np.ndarray]]):
     """The factors of a LoRA by module, read when they are asked for."""

@@ -149,7 +149,7 @@ def test_names_with_and_without_the_prefix_of_a_head(golden):
     ia3 = read_unplaced(golden["peft"]["bert-ia3"]).renamed("")
     raw = json.loads(ia3.config.raw)
     assert not any(name.startswith("bert.") for name in raw["target_modules"])
-    assert raw["feedforward_modules"] == ["encoder.layer.0.output.dense"]
+    assert raw["feedforward_modules"] == ["encoder.layer.0.attention.output.dense", "encoder.layer.0.output.dense"]
 
 
 @pytest.mark.parametrize("name", ["t5-lora", "bert-rslora", "bert-ia3", "llama-prefix", "bert-norms"])
