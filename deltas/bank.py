@@ -4,11 +4,13 @@
     bank/solutions/<label>/<task>.<seed>.safetensors     one solution each: the vector θ − θ0, and all about it in the header
     bank/failed/<label>/<task>.<seed>.json               a solution that became NaN, with its step
 
-There is no index to go stale: the bank is what is in the folder. Files are written whole or not at all, and read memory-mapped.
+There is no index to go stale: the bank is what is in the folder. Files are written whole or not at all. One solution is read memory-mapped;
+rows of many stay in their files until they are used, so that thousands need neither memory nor open files.
 """
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +22,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from deltas.errors import InputError
+from deltas.filed import Filed
 from deltas.files import read_json, replacing, sha256, write_json
 from deltas.functional import Attached
 from deltas.layout import Layout
@@ -126,22 +129,40 @@ class Bank:
         return [read_json(p) for p in sorted((self.path / "failed").glob("*/[!.]*.json"))]
 
     # ------------------------------------------------------------ reading and writing
-    def rows(self, label: str, pairs: Sequence[tuple[str, int]]) -> list[np.ndarray]:
-        """θ − θ0, float32 [D] and memory-mapped, for each pair; a truncated or altered file is refused by name."""
-        return [self.load(label, task, seed).vector for task, seed in pairs]
+    def rows(self, label: str, pairs: Sequence[tuple[str, int]]) -> list[Filed]:
+        """θ − θ0, float32 [D] in its file, for each pair.
+
+        A truncated file or one of another start is refused by name here; one whose numbers were altered, or that changes later, as its
+        numbers are read: before anything is made of the last of them.
+        """
+        found = []
+        for task, seed in pairs:
+            path = self.file(label, task, seed)
+            header, shape, offset = _place(path, "vector")
+            self._solution(label, path, header, np.empty(0, np.float32))
+            with _whole(path):
+                found.append(Filed(path, offset, *shape, checksum=header["checksum"] or "", after=_covered(header)))
+        return found
 
     def load(self, label: str, task: str, seed: int) -> Solution:
         """One solution, its vector memory-mapped."""
-        path, start = self.file(label, task, seed), self.start(label)
+        path = self.file(label, task, seed)
         header, vector = _read(path, "vector")
+        solution = self._solution(label, path, header, vector)
+        with _whole(path):
+            if sha256(*_covered(header), vector.tobytes()) != header["checksum"]:
+                raise InputError(f"expected {path} as it was written, got other contents (its checksum differs); train it again")
+        return solution
+
+    def _solution(self, label: str, path: Path, header: Mapping[str, Any], vector: np.ndarray) -> Solution:
+        """What a file's header says, of this bank's backbone and θ0."""
+        start = self.start(label)
         with _whole(path):
             solution = Solution(
                 task=header["task"], seed=header["seed"], config=delta_type(header["type"]), layout=Layout.from_json(header["layout"]),
                 vector=vector, theta0=start.theta0, backbone=header["backbone"], theta0_fingerprint=header["theta0"],
                 scores=header["scores"], provenance=header["provenance"])
             start.check(solution, f"in the bank {self.path}", str(path))
-            if checksum(_json({k: v for k, v in header.items() if k != "checksum"}), vector) != header["checksum"]:
-                raise InputError(f"expected {path} as it was written, got other contents (its checksum differs); train it again")
         return solution
 
     def scores(self, label: str, task: str, seed: int) -> dict[str, Any]:
@@ -221,7 +242,16 @@ def _json(values: Mapping[str, Any]) -> dict[str, str]:
 
 def checksum(header: Mapping[str, str], vector: np.ndarray) -> str:
     """Over the vector and the header's texts as they are stored, whatever later versions add to a configuration."""
-    return sha256(*(f"{name}={text}\n" for name, text in sorted(header.items())), vector.tobytes())
+    return sha256(*_lines(header), vector.tobytes())
+
+
+def _lines(header: Mapping[str, str]) -> list[str]:
+    return [f"{name}={text}\n" for name, text in sorted(header.items())]
+
+
+def _covered(header: Mapping[str, Any]) -> list[str]:
+    """What a file's checksum covers before the vector: its header as it was read, but for the checksum."""
+    return _lines(_json({name: value for name, value in header.items() if name != "checksum"}))
 
 
 @contextlib.contextmanager
@@ -258,10 +288,17 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
         return {k: json.loads(v) for k, v in entries.pop("__metadata__").items()}, entries, 8 + length
 
 
-def _read(path: Path, name: str) -> tuple[dict[str, Any], np.ndarray]:
+def _place(path: Path, name: str) -> tuple[dict[str, Any], tuple[int, ...], int]:
+    """Our metadata, the shape of the one tensor, and the byte where it begins."""
     header, entries, start = _header(path)
     with _whole(path):
         (first, last), shape = entries[name]["data_offsets"], tuple(entries[name]["shape"])
-        if start + last != path.stat().st_size:
+        if start + last != path.stat().st_size or last - first != 4 * math.prod(shape):
             raise ValueError("its length is not the one its header says")
-        return header, np.memmap(path, np.float32, "r", offset=start + first, shape=shape)
+        return header, shape, start + first
+
+
+def _read(path: Path, name: str) -> tuple[dict[str, Any], np.ndarray]:
+    header, shape, offset = _place(path, name)
+    with _whole(path):
+        return header, np.memmap(path, np.float32, "r", offset=offset, shape=shape)

@@ -10,6 +10,9 @@ from typing import Any
 
 from deltas.errors import InputError
 
+DIGITS = 16
+"""Of a SHA-256 that are kept."""
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -58,11 +61,11 @@ def read_json(path: str | Path) -> Any:
 
 
 def sha256(*parts: bytes | str) -> str:
-    """The first 16 hex digits of the SHA-256 of the parts, one after the other: a fingerprint."""
+    """The first hex digits (`DIGITS`) of the SHA-256 of the parts, one after the other: a fingerprint."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:DIGITS]
 
 
 def weight_map(index: Path) -> dict[str, str]:

@@ -48,12 +48,17 @@ def test_round_trip(bank, attached):
     assert not bank.has("adapter", NAME, 3)
 
 
-def test_rows_are_memory_mapped(bank, attached):
+def test_rows_stay_in_their_files(bank, attached):
     for seed in range(2):
         bank.add(solution_of(attached["lora"], seed=seed))
-    rows = bank.rows("lora", [("task", 1), ("task", 0)])
-    assert all(isinstance(row, np.memmap) and not row.flags.writeable for row in rows)
-    np.testing.assert_array_equal(rows[0], solution_of(attached["lora"], seed=1).vector)
+    rows, vector = bank.rows("lora", [("task", 1), ("task", 0)]), solution_of(attached["lora"], seed=1).vector
+    assert [(row.path, row.shape, row.dtype) for row in rows] == [
+        (bank.file("lora", "task", seed), vector.shape, vector.dtype) for seed in (1, 0)]
+    np.testing.assert_array_equal(rows[0], vector)
+    np.testing.assert_array_equal(rows[0][3:7], vector[3:7])
+    np.testing.assert_array_equal(rows[0][::-2], vector[::-2])
+    assert rows[0][-1] == vector[-1]
+    np.testing.assert_array_equal(np.stack(rows), np.stack([vector, solution_of(attached["lora"], seed=0).vector]))
 
 
 def test_the_file_is_plain_safetensors_and_the_same_every_time(bank, attached):
@@ -176,6 +181,8 @@ def test_every_truncation_is_refused(stored, share):
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(InputError, match=r"expected .*task\.0\.safetensors.*; remove it"):
         bank.load("lora", "task", 0)
+    with pytest.raises(InputError, match=r"expected .*task\.0\.safetensors.*; remove it"):
+        bank.rows("lora", [("task", 0)])
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -187,6 +194,44 @@ def test_every_altered_byte_of_the_vector_is_refused(stored, attached, share, va
     path.write_bytes(spoiled)
     with pytest.raises(InputError, match=r"expected .*task\.0\.safetensors.*checksum"):
         bank.load("lora", "task", 0)
+
+
+READINGS = {"all": np.asarray, "a part": lambda row: row[:2], "one number": lambda row: row[5],
+            "in pieces": lambda row: [row.read(start, np.empty(min(50, len(row) - start), np.float32)) for start in range(0, len(row), 50)]}
+
+
+@pytest.mark.parametrize("how", READINGS)
+def test_rows_that_were_altered_are_refused_as_they_are_read(stored, refused, how):
+    bank, path, whole = stored
+    row = bank.rows("lora", [("task", 0)])[0]
+    READINGS[how](row)  # sound
+    path.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+    row = bank.rows("lora", [("task", 0)])[0]
+    with refused("task.0.safetensors", "checksum"):
+        READINGS[how](row)
+
+
+def test_a_row_without_a_checksum_is_refused(stored, refused):
+    """As `load` refuses it: a header that says none is not what was written."""
+    bank, path, whole = stored
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    header["__metadata__"]["checksum"] = "null"
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[-4 * header["vector"]["shape"][0] :])
+    with refused("task.0.safetensors", "checksum"):
+        np.asarray(bank.rows("lora", [("task", 0)])[0])
+
+
+def test_rows_whose_file_changes_meanwhile_are_refused(stored, attached, refused):
+    bank, path, _ = stored
+    row = bank.rows("lora", [("task", 0)])[0]
+    bank.add(replace(solution_of(attached["lora"]), scores={}))  # trained again: another file under the same name
+    with refused("task.0.safetensors", "another"):
+        np.asarray(row)
+    row = bank.rows("lora", [("task", 0)])[0]
+    path.unlink()
+    with refused("task.0.safetensors", "No such file"):
+        np.asarray(row)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from subspace.gram import centred, combine, gram, unexplained
+from subspace.gram import centred, combine, gram, products, resumable, unexplained
+from subspace.joint_svd import joint_svd
+from subspace.rows import Stored
+from subspace.sources import gather
 
 
 @pytest.fixture
@@ -49,3 +52,27 @@ def test_refusals(rows, refused):
         gram([*rows, rows[0][:-1]])
     with refused("row 2", "NaN"):
         gram([*rows[:2], np.full(1003, np.nan, np.float32)])
+
+
+def test_products_are_those_of_dense_matrices_and_give_the_codes_of_many(rows, bank):
+    x, directions = np.stack(rows).astype(np.float64), np.random.default_rng(3).standard_normal((2, 1003))
+    np.testing.assert_allclose(products(directions, rows, memory=8 * 7 * 100), x @ directions.T, rtol=1e-12)
+    space = joint_svd(bank, k=3)
+    part, vectors = space.part("lora"), bank.rows("lora", space.pairs)
+    codes = products(part.encoder, vectors) - part.encoder.astype(np.float64) @ part.mean
+    np.testing.assert_allclose(codes, space.encode("lora", part.theta0 + np.stack(vectors)), atol=1e-4)
+
+
+def test_a_decomposition_goes_on_from_its_gram_matrices(bank, tmp_path, monkeypatch):
+    """The second run reads no row for them, the third finds states of other rows and does without."""
+    sources = gather(bank)
+    first = joint_svd(resumable(sources, tmp_path), k=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.gram", "lora.gram", "prefix.gram"]
+    passes = []
+    read = Stored._read
+    monkeypatch.setattr(Stored, "_read", lambda self, part, *args: (passes.append(part.start < part.stop), read(self, part, *args))[1])
+    again = joint_svd(resumable(sources, tmp_path), k=4)
+    np.testing.assert_array_equal(again.codes, first.codes)
+    assert sum(passes) == 3  # to write out mean and basis, once a type
+    fewer = joint_svd(resumable(sources.of(sources.pairs[1:]), tmp_path), k=4)
+    np.testing.assert_array_equal(fewer.codes, joint_svd(sources.of(sources.pairs[1:]), k=4).codes)
