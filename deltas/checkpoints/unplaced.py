@@ -106,6 +106,9 @@ class _Low(Mapping[str, tuple[np.ndarray, np.ndarray]]):
     def __getitem__(self, module: str) -> tuple[np.ndarray, np.ndarray]:
         return self._pieces[f"{module}.a"].read(), self._pieces[f"{module}.b"].read()
 
+    def __contains__(self, module: object) -> bool:
+        return f"{module}.a" in self._pieces  # and nothing is read
+
     def __iter__(self) -> Iterator[str]:
         return (name.removesuffix(".a") for name in self._pieces if name.endswith(".a"))
 
