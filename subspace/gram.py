@@ -66,15 +66,7 @@ def unexplained(
     rows: Given, mean: np.ndarray, codes: np.ndarray, basis: np.ndarray, *, memory: int = MEMORY
 ) -> tuple[float, float]:
     """Σ_n ‖x_n − μ − z_n U‖² and Σ_n ‖x_n − x̄‖²: what codes [N, k] and basis [k, D] leave, and all there is."""
-    left = total = 0.0
-    for columns, block in as_rows(rows).blocks(memory // 2):  # the other half is for what is taken from a block
-        average = block.mean(axis=0)
-        block -= average
-        total += float(np.einsum("nc,nc->", block, block))
-        block += average - mean[columns]
-        block -= codes.astype(np.float64) @ basis[:, columns]
-        left += float(np.einsum("nc,nc->", block, block))
-    return left, total
+    return as_rows(rows).unexplained(mean, codes, basis, memory)
 
 
 def resumable(sources: Sources, folder: str | Path) -> Sources:

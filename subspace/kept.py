@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,12 @@ class Kept:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
-    def save(self, total: Float64[np.ndarray, "N N"], done: int, *, now: bool = False) -> None:
-        """Replace the file, where that is due or has to be done `now`."""
+    def save(self, value: Callable[[], Float64[np.ndarray, "N N"]], done: int, *, now: bool = False) -> None:
+        """Replace the file by the sum's value, where that is due or has to be done `now`."""
         from safetensors.numpy import save_file
 
         if now or time.monotonic() - self._last >= self.every:
+            total = np.ascontiguousarray(value())
             with replacing(self.path) as temporary:
                 save_file({"total": total}, temporary, {"columns": json.dumps(done), "checksum": self._checksum(total, done)})
             self._last = time.monotonic()

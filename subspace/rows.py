@@ -7,6 +7,7 @@ little: blocks of columns, one row, their Gram matrix, combinations and products
 import abc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from jaxtyping import Float, Float32, Float64
 from deltas.errors import InputError
 from deltas.filed import Filed
 from deltas.files import sha256
+from subspace.arithmetic import OnHost
 from subspace.kept import Kept
 
 MEMORY = 512 * 2**20
@@ -29,6 +31,8 @@ class Rows(abc.ABC):
 
     size: int
     """D."""
+    on: OnHost = OnHost()
+    """Where blocks are multiplied."""
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -56,24 +60,40 @@ class Rows(abc.ABC):
 
     def gram(self, memory: int = MEMORY) -> Float64[np.ndarray, "N N"]:
         """X Xᵀ, exact to float64."""
-        total = np.zeros((len(self), len(self)))
-        for _, block in self.blocks(memory):
-            total += block @ block.T  # numpy calls the symmetric BLAS routine here: half the work, and exactly symmetric
-        return total
+        total = self.on.start(len(self), len(self))
+        for _, block in self._parts(memory, self.on.dtype):
+            total = self.on.gram(total, block)
+        return self.on.value(total)
 
     def combine(self, coefficients: Float[np.ndarray, "m N"], memory: int = MEMORY) -> Float32[np.ndarray, "m D"]:
         """C X, summed in float64."""
         out = np.empty((len(coefficients), self.size), np.float32)
-        for columns, block in self.blocks(memory):
-            out[:, columns] = coefficients @ block
+        for columns, block in self._parts(memory, self.on.dtype):
+            out[:, columns] = self.on.combine(np.asarray(coefficients, np.float64), block)
         return out
 
     def products(self, directions: Float[np.ndarray, "m D"], memory: int = MEMORY) -> Float64[np.ndarray, "N m"]:
         """X Uᵀ, summed in float64."""
-        total = np.zeros((len(self), len(directions)))
-        for columns, block in self.blocks(memory):
-            total += block @ directions[:, columns].T.astype(np.float64)
-        return total
+        total = self.on.start(len(self), len(directions))
+        for columns, block in self._parts(memory, self.on.dtype):
+            total = self.on.products(total, block, directions[:, columns])
+        return self.on.value(total)
+
+    def unexplained(self, mean: np.ndarray, codes: np.ndarray, basis: np.ndarray, memory: int = MEMORY) -> tuple[float, float]:
+        """Σ_n ‖x_n − μ − z_n U‖² and Σ_n ‖x_n − x̄‖²."""
+        left = total = 0.0
+        for columns, block in self._parts(memory // 2, np.float64):  # the other half is for what is taken from a block
+            average = block.mean(axis=0)
+            block -= average
+            total += float(np.einsum("nc,nc->", block, block))
+            block += average - mean[columns]
+            block -= codes.astype(np.float64) @ basis[:, columns]
+            left += float(np.einsum("nc,nc->", block, block))
+        return left, total
+
+    def _parts(self, memory: int, dtype: Any) -> Iterator[tuple[slice, np.ndarray]]:
+        """The blocks that this process works on, of `dtype` where it has a choice."""
+        return self.blocks(memory)
 
 
 class Stored(Rows):
@@ -128,18 +148,28 @@ class Stored(Rows):
         """Columns of all rows, float64; two blocks are held where there are several, one of which is read meanwhile."""
         return self._read(slice(0, self.size), memory, np.float64)
 
+    @property
+    def _part(self) -> slice:
+        """The columns that this process works on."""
+        return slice(0, self.size)
+
+    def _parts(self, memory: int, dtype: Any, first: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
+        part = self._part
+        return self._read(slice(max(first, part.start), part.stop), memory, dtype)
+
     def gram(self, memory: int = MEMORY) -> Float64[np.ndarray, "N N"]:
         """X Xᵀ, exact to float64; kept in the state once a minute."""
-        kept = Kept(self._state, self.identity) if self._state is not None else None
-        found = kept.load() if kept is not None else None
-        total, done = found or (np.zeros((len(self), len(self))), 0)
-        for columns, block in self._read(slice(done, self.size), memory, np.float64):
-            total += block @ block.T  # numpy calls the symmetric BLAS routine here: half the work, and exactly symmetric
-            if kept is not None:
-                kept.save(total, columns.stop)
-        if kept is not None and done < self.size:
-            kept.save(total, self.size, now=True)
-        return total
+        if self._state is None:
+            return super().gram(memory)
+        kept = Kept(self._state, f"{self.identity} {self._part}")
+        found, first = kept.load() or (None, self._part.start)
+        total = self.on.start(len(self), len(self), found)
+        for columns, block in self._parts(memory, self.on.dtype, first):
+            total = self.on.gram(total, block)
+            kept.save(partial(self.on.value, total), columns.stop)
+        if first < self._part.stop:
+            kept.save(partial(self.on.value, total), self._part.stop, now=True)
+        return self.on.value(total)
 
     @property
     def identity(self) -> str:
