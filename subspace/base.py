@@ -10,8 +10,7 @@ Types may differ in size. z is whitened: over the source solutions each of its c
 mean solution of every type and one step size serves every subspace.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,15 +23,17 @@ from jaxtyping import Float32, Float64
 
 from deltas.bank import Bank
 from deltas.errors import InputError
-from deltas.files import replacing, sha256
 from deltas.layout import Layout
 from deltas.types import DeltaType, delta_type
 from subspace.sources import Block, Pair
+from subspace.tensors import checksum, open_tensors, write_tensors
 
 FILE = "subspace.safetensors"
 FORMAT = "deltaspace.subspace.2"
 CUTOFF = 1e-6
 """Singular values of U_t below this share of the largest are no directions of it."""
+MEMORY = 2**26
+"""Bytes of the block of columns that a basis is handled in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +66,21 @@ class Part:
 
     @cached_property
     def encoder(self) -> Float32[np.ndarray, "k D"]:
-        """(U⁺)ᵀ, formed in float64 through the k×k Gram matrix; directions below the cut-off are encoded as 0."""
-        basis = self.basis.astype(np.float64)
-        values, vectors = np.linalg.eigh(basis @ basis.T)
+        """(U⁺)ᵀ, formed in float64 through the k×k Gram matrix; directions below the cut-off are encoded as 0.
+
+        Blocks of columns at a time: beside the basis, which may be mapped from a file, there is this one array of its size.
+        """
+        metric, found = np.zeros((len(self.basis),) * 2), np.empty(self.basis.shape, np.float32)
+        for columns in _blocks(self.basis):
+            block = self.basis[:, columns].astype(np.float64)
+            metric += block @ block.T
+        values, vectors = np.linalg.eigh(metric)
         kept = values > CUTOFF**2 * max(values[-1], 0.0)
         inverse = np.divide(1.0, values, where=kept, out=np.zeros_like(values))
-        return ((vectors * inverse) @ vectors.T @ basis).astype(np.float32)
+        inverse = (vectors * inverse) @ vectors.T
+        for columns in _blocks(self.basis):
+            found[:, columns] = inverse @ self.basis[:, columns]
+        return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -90,6 +100,8 @@ class Subspace:
         space: what was compared: the delta's "factors", or the "product" of a LoRA's.
         align: how solutions were aligned before they were compared.
         settings, history: what the method was given, and what it logged.
+        grams: by type, the Gram matrix of its solutions as they are (not centred), where it was kept: with it solutions are added without
+            the inner products of the old ones (`subspace.growth`).
     """
 
     method: str
@@ -104,6 +116,7 @@ class Subspace:
     align: str = "none"
     settings: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, float]] = ()
+    grams: Mapping[str, Float64[np.ndarray, "n n"]] = field(default_factory=dict)
 
     @property
     def k(self) -> int:
@@ -178,15 +191,16 @@ class Subspace:
             arrays = {"theta0": part.theta0, "mean": part.mean, "basis": part.basis}
             if part.network is not None:
                 arrays |= {f"network.{name}": value for name, value in vars(part.network).items()}
+            if label in self.grams:
+                arrays["gram"] = np.asarray(self.grams[label], np.float64)
             tensors |= {f"{label}/{name}": value for name, value in arrays.items()}
-        tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
         about = {name: value for name, value in self.describe().items() if name not in ("k", "spectrum", "null")}
-        header = {"format": FORMAT, **about, "types": types, "checksum": _checksum(tensors)}
+        header = {"format": FORMAT, **about, "types": types, "checksum": checksum(tensors)}
         write_tensors(Path(folder) / FILE, tensors, header)
 
     @classmethod
     def load(cls, folder: str | Path, bank: Bank | None = None) -> Self:
-        """Read what `save` wrote.
+        """Read what `save` wrote: θ0, means and bases are mapped from the file, and read as they are used.
 
         Args:
             bank: one that it has to fit (see `check`).
@@ -194,31 +208,29 @@ class Subspace:
         Raises:
             InputError: no subspace there, a damaged or altered one, or one of another backbone or θ0 than the bank's.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(folder) / FILE
         if not path.is_file():
             raise InputError(f"expected a subspace at {path}, got nothing there; decompose a bank first")
         try:
-            with safe_open(path, framework="numpy") as file:
-                header = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            if header["format"] != FORMAT or header["checksum"] != _checksum(tensors):
-                raise ValueError("its format or checksum differs")
+            header, tensors = open_tensors(path)
+            if header["format"] != FORMAT or "checksum" not in header:
+                raise ValueError("its format differs")
             types = {label: delta_type(fields["config"]) for label, fields in header["types"].items()}
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError) as error:
             raise InputError(f"expected {path} as it was written, got a damaged or altered file ({error}); decompose again") from None
-        parts = {}
+        parts, grams = {}, {}
         for label, config in types.items():
             arrays = {name.removeprefix(f"{label}/"): t for name, t in tensors.items() if name.startswith(f"{label}/")}
             network = {name.removeprefix("network."): arrays.pop(name) for name in list(arrays) if name.startswith("network.")}
+            if "gram" in arrays:
+                grams[label] = arrays.pop("gram")
             fields = header["types"][label]
             parts[label] = Part(config=config, layout=Layout.from_json(fields["layout"]), theta0_fingerprint=fields["theta0"], **arrays,
                                 network=Network(**network) if network else None)
         space = cls(
             method=header["method"], backbone=header["backbone"], pairs=tuple((task, seed) for task, seed in header["pairs"]),
             codes=tensors["codes"], parts=parts, spectrum=tensors["spectrum"], null=tensors["null"], energy=header["energy"],
-            space=header["space"], align=header["align"], settings=header["settings"], history=header["history"])
+            space=header["space"], align=header["align"], settings=header["settings"], history=header["history"], grams=grams)
         if bank is not None:
             space.check(bank)
         return space
@@ -230,16 +242,12 @@ def part_of(block: Block, mean: np.ndarray, basis: np.ndarray, network: Network 
                 basis=np.asarray(basis, np.float32), theta0_fingerprint=block.fingerprint, network=network)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
-    """One safetensors file with JSON values in its header, whole or not at all."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    with replacing(path) as temporary:
-        try:
-            save_file(dict(tensors), temporary, metadata={name: json.dumps(value) for name, value in header.items()})
-        except SafetensorError as error:
-            raise OSError(str(error)) from None  # a full disk arrives here under another name
+def _blocks(basis: np.ndarray) -> Iterator[slice]:
+    """Columns whose numbers take MEMORY bytes in float64."""
+    k, size = basis.shape
+    width = max(1, MEMORY // (8 * max(k, 1)))
+    for first in range(0, size, width):
+        yield slice(first, min(first + width, size))
 
 
 def _floats(x: Any) -> Any:
@@ -249,7 +257,3 @@ def _floats(x: Any) -> Any:
 def _times(x: Any, y: np.ndarray) -> Any:
     """x y, exact to float32 on every device: an accelerator's default precision would spoil the projection law."""
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST) if isinstance(x, jax.Array) else x @ y
-
-
-def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
-    return sha256(*(part for name in sorted(tensors) for part in (name, tensors[name].tobytes())))
