@@ -109,7 +109,7 @@ def in_product_space(sources: Sources, *, rank: int | None = None) -> Sources:
     if not found:
         raise InputError(f"expected a lora among the types of {sources.name}, to compare its products, got {', '.join(blocks)}; use the factors")
     for label, block in found.items():
-        rows = product_rows([factors_of(block, n) for n in range(len(block.rows))], rank=rank,
+        rows = product_rows([factors_of(block.config, block.layout, block.theta0, block.rows, n) for n in range(len(block.rows))], rank=rank,
                             names=[block.rows.name(n) for n in range(len(block.rows))])
         config: Any = block.config
         same = len(rows.cores) == sum(name.endswith(".a") for name in block.layout.names)
@@ -117,9 +117,9 @@ def in_product_space(sources: Sources, *, rank: int | None = None) -> Sources:
     return replace(sources, blocks=blocks, space="product")
 
 
-def factors_of(block: Block, n: int) -> Factors:
-    """A and B of row n of a LoRA's block, the scale in B, read when they are asked for."""
-    return _OfRow(block.rows, n, block.theta0, block.layout, scales(block.config, block.layout))
+def factors_of(config: Any, layout: Layout, theta0: Float32[np.ndarray, " D"], rows: Rows, n: int) -> Factors:
+    """A and B of row n, θ − θ0 of a LoRA: the scale in B, read when they are asked for."""
+    return _OfRow(rows, n, theta0, layout, scales(config, layout))
 
 
 def scales(config: Any, layout: Layout) -> dict[str, float]:
@@ -128,7 +128,7 @@ def scales(config: Any, layout: Layout) -> dict[str, float]:
         raise InputError(f"expected a LoRA without dora in product space, got {config.label}, whose change depends on the backbone's weights; "
                          "use the factors")
     ranks = {split(name)[0]: shape[1] for name, shape in zip(layout.names, layout.shapes, strict=True) if name.endswith(".a")}
-    alphas: dict[str, float] = dict.fromkeys(ranks, float(config.alpha))
+    alphas: dict[str, Any] = dict.fromkeys(ranks, config.alpha)
     for pattern, value in reversed(config.alpha_pattern):  # the first that matches has the last word
         alphas |= dict.fromkeys(select(ranks, (pattern,)), value)
     return {module: alphas[module] / (math.sqrt(rank) if config.rslora else rank) for module, rank in ranks.items()}

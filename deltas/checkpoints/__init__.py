@@ -4,7 +4,7 @@ peft           PEFT: LoRA, (IA)³, prefix, prompt and layer-norm tuning, in and 
 adapterhub     AdapterHub's `adapters`: Pfeiffer, Houlsby and parallel adapters, LoRA and prefix, in
 reading        folders, safetensors, pickles by leave alone; every tensor taken or named in one error
 names          modules of the Hugging Face model ↔ sites
-unplaced       either library's adapters without the backbone, memory-mapped
+unplaced       either library's adapters without the backbone, in their files
 placing        and from there to their places on it, or to PEFT's files again
 low_rank       differences of weights by the singular value decomposition
 solutions      tensors ↔ `Solution`, and into a bank

@@ -1,7 +1,9 @@
 """The folder of a foreign checkpoint: its configuration and its tensors, none of which is ever passed over."""
 
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +62,51 @@ def _safe(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"expected a whole safetensors file at {path}, got '{error}'; download it again") from None
 
 
-def map_tensors(folder: Path, safe: str, pickled: str, *, allow_pickle: bool) -> tuple[dict[str, np.ndarray], list[Path]]:
-    """Every tensor of the folder by name, memory-mapped and in its own precision, and the files that they lie in.
+class Lying:
+    """A tensor that stays in its file: `np.asarray` of it reads it, in the precision it has there.
 
-    One map a file, whatever the number of its tensors. A pickle is read into memory. Arguments and errors are those of `read_tensors`.
+    A file that is not the one it was is refused; a memory map of it would follow the change, or end the program.
+    """
+
+    def __init__(self, path: Path, offset: int, dtype: np.dtype, shape: Sequence[int]) -> None:
+        self.path, self.offset, self.dtype, self.shape = path, offset, dtype, tuple(shape)
+        self._stamp = _stamp(os.stat(path))
+
+    @property
+    def ndim(self) -> int:
+        """How many axes."""
+        return len(self.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        size = self.dtype.itemsize * math.prod(self.shape)
+        try:
+            with open(self.path, "rb") as file:
+                whole = _stamp(os.fstat(file.fileno())) == self._stamp
+                file.seek(self.offset)
+                found = np.frombuffer(bytearray(file.read(size)), np.uint8)
+        except OSError as error:
+            raise self._changed(error.strerror or str(error)) from None
+        if not whole or len(found) != size:
+            raise self._changed("another one")
+        return found.view(self.dtype).reshape(self.shape).astype(self.dtype if dtype is None else dtype, copy=False)
+
+    def _changed(self, what: str) -> InputError:
+        return InputError(f"expected the file {self.path} that was there when reading began, got {what}; leave the adapters as they are while "
+                          "they are read, and run again")
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+Tensor = np.ndarray | Lying
+"""In memory or in its file."""
+
+
+def find_tensors(folder: Path, safe: str, pickled: str, *, allow_pickle: bool) -> tuple[Mapping[str, Tensor], list[Path]]:
+    """Every tensor of the folder by name, still in its file, and the files that they lie in.
+
+    A pickle is read into memory. Arguments and errors are those of `read_tensors`.
     """
     index = folder / f"{safe}.index.json"
     if (folder / safe).is_file():
@@ -72,13 +115,13 @@ def map_tensors(folder: Path, safe: str, pickled: str, *, allow_pickle: bool) ->
         files = [folder / name for name in sorted(set(weight_map(index).values()))]
     else:
         return read_tensors(folder, safe, pickled, allow_pickle=allow_pickle), [folder / pickled]
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Tensor] = {}
     for path in files:
-        found |= _mapped(path)
+        found |= _lying(path)
     return found, files
 
 
-def _mapped(path: Path) -> dict[str, np.ndarray]:
+def _lying(path: Path) -> dict[str, Lying]:
     """The tensors of a safetensors file without reading them: eight bytes of the header's length, the header as JSON, the numbers."""
     from safetensors import SafetensorError, safe_open
 
@@ -86,18 +129,18 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="numpy"):  # which checks every offset and length
             pass
-        whole = np.asarray(np.memmap(path, np.uint8, "r"))
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"expected a whole safetensors file at {path}, got '{error}'; download it again") from None
-    start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
     found = {}
-    for name, entry in json.loads(whole[8:start].tobytes()).items():
+    for name, entry in header.items():
         if name == "__metadata__":
             continue
         if entry["dtype"] not in kinds:
             raise InputError(f"expected tensors of {', '.join(kinds)} in {path}, got {name} of {entry['dtype']}; save it unquantised")
-        first, last = entry["data_offsets"]
-        found[name] = whole[start + first : start + last].view(np.dtype(kinds[entry["dtype"]])).reshape(entry["shape"])
+        found[name] = Lying(path, 8 + length + entry["data_offsets"][0], np.dtype(kinds[entry["dtype"]]), entry["shape"])
     return found
 
 
@@ -117,12 +160,13 @@ def _pickled(path: Path) -> dict[str, np.ndarray]:
 class Tensors:
     """The tensors of a checkpoint as they are taken; in the end one error tells of all that is missing, misshapen or left over."""
 
-    def __init__(self, values: Mapping[str, np.ndarray], where: Path) -> None:
+    def __init__(self, values: Mapping[str, Any], where: Path) -> None:
+        """`values` are arrays, or tensors that lie in their files (`Lying`)."""
         self.values, self.where = values, where
         self.taken: set[str] = set()
         self.faults: list[str] = []
 
-    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def take(self, name: str, shape: tuple[int, ...]) -> Any:
         """The tensor `name`; zeros, and a fault, where it is not there in this shape."""
         self.taken.add(name)
         value = self.values.get(name)

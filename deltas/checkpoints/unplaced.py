@@ -1,4 +1,4 @@
-"""Adapters read without their backbone: tensors under the names that PEFT or AdapterHub gave them, memory-mapped.
+"""Adapters read without their backbone: tensors under the names that PEFT or AdapterHub gave them, which stay in their files.
 
     LoRA         A [in, r] and B [r, out] of each module of the Hugging Face model, the scale in B:  ΔW = A B  [in, out]
     all others   the file's tensors in the order of their names, as one vector
@@ -24,7 +24,7 @@ from deltas.checkpoints import adapterhub, adapterhub_config, peft, peft_config,
 from deltas.checkpoints.adapterhub_types import lora_sizes
 from deltas.checkpoints.peft_modules import COPY, feedforward
 from deltas.checkpoints.peft_rows import KEY
-from deltas.checkpoints.reading import Tensors, map_tensors, read_config
+from deltas.checkpoints.reading import Tensor, Tensors, find_tensors, read_config
 from deltas.errors import InputError
 from deltas.layout import Layout
 from deltas.types import DeltaType, Foreign, LoRA
@@ -48,7 +48,7 @@ class Piece:
     """A tensor as it lies in a file, and how it is read: turned, times a scale, less a start."""
 
     key: str
-    raw: np.ndarray
+    raw: Tensor
     turned: bool = False
     scale: float = 1.0
     start: float = 0.0
@@ -60,7 +60,8 @@ class Piece:
 
     def read(self) -> Float32[np.ndarray, "..."]:
         """θ − θ0."""
-        found = np.asarray(self.raw.T if self.turned else self.raw, np.float32)
+        found = np.asarray(self.raw, np.float32)
+        found = found.T if self.turned else found
         if self.scale != 1:
             found = found * np.float32(self.scale)
         return found - np.float32(self.start) if self.start else found
@@ -255,7 +256,7 @@ def _peft(raw: Mapping[str, Any], folder: Path, allow_pickle: bool) -> Unplaced:
     if raw.get("use_dora"):
         raise InputError(f"expected use_dora unset in {path}, to read it without its backbone, got {raw['use_dora']!r}, which divides by the "
                          "lengths of the backbone's weights; give the backbone")
-    values, files = map_tensors(folder, peft.SAFE, peft.PICKLED, allow_pickle=allow_pickle)
+    values, files = find_tensors(folder, peft.SAFE, peft.PICKLED, allow_pickle=allow_pickle)
     tensors = Tensors(values, folder)
     keep: dict[str, Any] = {"peft_type": kind}
     if kind == "LORA":
@@ -304,7 +305,7 @@ def _peft_lora(raw: Mapping[str, Any], tensors: Tensors, path: Path) -> dict[str
     return pieces
 
 
-def _matrix(tensors: Tensors, key: str, *, rows: int | None = None, columns: int | None = None) -> np.ndarray:
+def _matrix(tensors: Tensors, key: str, *, rows: int | None = None, columns: int | None = None) -> Tensor:
     """A matrix of which one size is known."""
     found = tensors.values.get(key)
     shape = found.shape if found is not None and found.ndim == 2 else (1, 1)
@@ -319,7 +320,7 @@ def _base(name: Any) -> str | None:
 def _adapterhub(raw: Mapping[str, Any], folder: Path, allow_pickle: bool) -> Unplaced:
     path, name, version = folder / adapterhub.CONFIG, str(raw.get("name")), str(raw.get("version", ""))
     architecture, config = adapterhub_config.read(raw, path)
-    values, files = map_tensors(folder, adapterhub.SAFE, adapterhub.PICKLED, allow_pickle=allow_pickle)
+    values, files = find_tensors(folder, adapterhub.SAFE, adapterhub.PICKLED, allow_pickle=allow_pickle)
     tensors = Tensors(values, folder)
     word = {None: "adapters", "lora": "loras"}.get(architecture, "prefix_tunings")
     own = [key for key in values if f"{word}.{name}." in key]
@@ -330,9 +331,9 @@ def _adapterhub(raw: Mapping[str, Any], folder: Path, allow_pickle: bool) -> Unp
         (r, alpha), kept = lora_sizes(config, version, path), {}
         for module in dict.fromkeys(key.rpartition(".loras.")[0] for key in own):
             a, b = (f"{module}.loras.{name}.lora_{kind}" for kind in "AB")
-            if (found := values.get(a)) is not None and len(found) != r:
-                raise InputError(f"expected one A of rank {r} in {a} of {folder}, to read it without its backbone, got {len(found)} rows of a "
-                                 "module that is fused; give the backbone")
+            if (found := values.get(a)) is not None and found.shape[0] != r:
+                raise InputError(f"expected one A of rank {r} in {a} of {folder}, to read it without its backbone, got {found.shape[0]} rows of "
+                                 "a module that is fused; give the backbone")
             pieces[f"{module}.a"] = Piece(a, _matrix(tensors, a, rows=r), turned=True)
             pieces[f"{module}.b"] = Piece(b, _matrix(tensors, b, columns=r), turned=True, scale=alpha / r)
     else:
