@@ -5,8 +5,11 @@
     region    where all types stay within a tolerance of their best, and its area  landscape/region.py
     plot      the figure of a plane                                                landscape/plotting.py
     charts    curve, matrix, bars, spectrum, seen_codes                            landscape/charts.py
+    trust     spectra, reconstruction, angles, agreement, score_curves             landscape/trust.py
+    heatmaps  similarities: task against task within each type                     landscape/heatmaps.py
+    taskmap   draw_map: the sources as points of a plane, with their names         landscape/taskmap.py
 
-The first three are arrays in, arrays out; only the last two know matplotlib. The space that is perturbed is z, and
+The first three are arrays in, arrays out; only the others know matplotlib. The space that is perturbed is z, and
 `Surface.space` says so.
 """
 
@@ -18,23 +21,37 @@ from landscape.surface import Mark, Surface
 
 if TYPE_CHECKING:
     from landscape.charts import bars, curve, matrix, seen_codes, spectrum
+    from landscape.heatmaps import similarities
     from landscape.plotting import plot
     from landscape.style import Estimate
+    from landscape.taskmap import draw_map
+    from landscape.trust import agreement, angles, reconstruction, score_curves, spectra
 
-_FIGURES = {"plot": "plotting", "Estimate": "style"} | dict.fromkeys(("bars", "curve", "matrix", "seen_codes", "spectrum"), "charts")
+_FIGURES = {
+    "plot": "plotting", "Estimate": "style", "similarities": "heatmaps", "draw_map": "taskmap",
+    **dict.fromkeys(("bars", "curve", "matrix", "seen_codes", "spectrum"), "charts"),
+    **dict.fromkeys(("agreement", "angles", "reconstruction", "score_curves", "spectra"), "trust"),
+}  # fmt: skip
 
 __all__ = [
     "Estimate",
     "Mark",
     "Region",
     "Surface",
+    "agreement",
+    "angles",
     "bars",
     "curve",
+    "draw_map",
     "matrix",
     "plane",
     "plot",
+    "reconstruction",
     "region",
+    "score_curves",
     "seen_codes",
+    "similarities",
+    "spectra",
     "spectrum",
     "survey",
 ]

@@ -77,6 +77,13 @@ def joint_spectrum(sources: Sources) -> Float64[np.ndarray, " N-1"]:
     return _spectrum(_sum(_scaled(sources)))[: len(sources.pairs) - 1]
 
 
+def energies(sources: Sources) -> dict[str, Float64[np.ndarray, " N-1"]]:
+    """By type, the share of its variance that the first 1, 2, … joint directions hold, of sources that every type has."""
+    scaled = _scaled(sources)
+    vectors = np.linalg.eigh(_sum(scaled))[1][:, :0:-1]
+    return {label: np.cumsum(np.sum(vectors * (k @ vectors), axis=0)) for label, k in zip(sorted(sources.labels), scaled, strict=True)}
+
+
 def permutation_null(
     bank: Bank | Sources, *, draws: int = 100, most: int = MOST, seed: int = 0, labels: Sequence[str] | None = None,
     pairs: Sequence[Pair] | None = None,

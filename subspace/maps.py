@@ -4,7 +4,9 @@
     tsne    neighbours stay neighbours; distances between groups mean nothing        van der Maaten and Hinton 2008, of scikit-learn
     umap    the same with another idea of neighbours                                 McInnes et al. 2018, of umap-learn, the extra [maps]
 
-Points are codes z [N, k], or `points_of` a Gram matrix, whose distances are those of the solutions themselves.
+Points are `code_points` of a subspace, whose distances are those of the decoded codes, or `points_of` a Gram matrix, whose distances are
+those of the solutions themselves. Whitened codes as they are would be a poor start: every direction has the same variance, so that
+no plane holds more than another.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from deltas.errors import InputError
-from subspace.gram import centred
+from subspace.base import Subspace
+from subspace.gram import centred, gram
+from subspace.rows import Stored
 
 Method = Literal["pca", "tsne", "umap"]
 EXACT = 300
@@ -45,11 +49,27 @@ def points_of(k: Float64[np.ndarray, "N N"]) -> Float64[np.ndarray, "N N-1"]:
     return points * _signs(points)
 
 
+def code_points(space: Subspace) -> Float64[np.ndarray, "N k"]:
+    """The sources' codes in a scale in which distances are those of the decoded solutions, every type counting the same.
+
+    z M^½ with M = Σ_t U_t U_tᵀ / tr(U_t U_tᵀ): ‖(z − z′) M^½‖² = Σ_t ‖decode_t(z) − decode_t(z′)‖² / tr(U_t U_tᵀ). Types whose basis is 0
+    are left out.
+    """
+    metric = np.zeros((space.k, space.k))
+    for part in space.parts.values():
+        own = gram(Stored(list(part.basis)))
+        if np.trace(own) > 0:
+            metric += own / np.trace(own)
+    values, vectors = np.linalg.eigh(metric)
+    points = space.codes.astype(np.float64) @ (vectors[:, ::-1] * np.sqrt(np.maximum(values[::-1], 0.0)))
+    return points * _signs(points)
+
+
 def task_map(points: Float[np.ndarray, "N k"], *, method: Method = "pca", seed: int = 0) -> TaskMap:
     """A plane for N points.
 
     Args:
-        points: codes, or `points_of` a Gram matrix.
+        points: `code_points` of a subspace, or `points_of` a Gram matrix.
         method: "pca", "tsne" or "umap".
         seed: of t-SNE and UMAP.
 
@@ -57,7 +77,7 @@ def task_map(points: Float[np.ndarray, "N k"], *, method: Method = "pca", seed: 
         InputError: fewer than 4 points or 2 dimensions, values that are not finite, an unknown method, or "umap" without umap-learn.
 
     Example:
-        subspace.task_map(space.codes, method="tsne")
+        subspace.task_map(subspace.code_points(space), method="tsne")
     """
     x = np.asarray(points, np.float64)
     if x.ndim != 2 or len(x) < 4 or x.shape[1] < 2 or not np.isfinite(x).all():

@@ -8,7 +8,7 @@ import pytest
 from subspace_fakes import FakeBank, planted
 
 from subspace import choosing
-from subspace.choosing import gaussian_null, joint_spectrum, permutation_null, task_order
+from subspace.choosing import energies, gaussian_null, joint_spectrum, permutation_null, task_order
 from subspace.joint_svd import joint_svd
 from subspace.remembered import Remembered, common, remembered
 from subspace.rows import Stored
@@ -34,6 +34,13 @@ def wide():
 
 def test_spectrum_is_that_of_the_subspace(bank):
     np.testing.assert_allclose(joint_spectrum(remembered(bank)), joint_svd(bank, 3).spectrum, rtol=1e-9)
+
+
+def test_energies_are_those_of_the_subspace(bank):
+    found = energies(remembered(bank))
+    for k in (1, 4):
+        assert {label: shares[k - 1] for label, shares in found.items()} == pytest.approx(dict(joint_svd(bank, k).energy))
+    assert all(shares[-1] == pytest.approx(1) for shares in found.values())
 
 
 def test_nulls_see_structure_and_sharing(wide):

@@ -9,7 +9,7 @@ from scipy.spatial.distance import pdist
 from subspace_fakes import FakeBank, planted
 
 import subspace
-from subspace.maps import points_of, task_map
+from subspace.maps import code_points, points_of, task_map
 from subspace.similarity import (
     against_permuted,
     cka,
@@ -145,6 +145,17 @@ def test_points_have_the_distances_of_the_rows():
     points = points_of(x @ x.T)
     np.testing.assert_allclose(pdist(points), pdist(x), rtol=1e-6)
     assert (np.diff(np.linalg.norm(points, axis=0)) <= 1e-6).all()
+
+
+def test_code_points_have_the_distances_of_the_decoded(bank):
+    space = subspace.joint_svd(bank, 5)
+    wanted = 0.0
+    for label, part in space.parts.items():
+        wanted = wanted + pdist(space.decode(label, space.codes).astype(float)) ** 2 / np.sum(part.basis.astype(float) ** 2)
+    points = code_points(space)
+    np.testing.assert_allclose(pdist(points) ** 2, wanted, rtol=1e-3)
+    assert task_map(points).share > 0.6  # of white codes a plane holds 2/5
+    assert not code_points(subspace.mean_only(bank, 3)).any()
 
 
 def test_pca_is_the_plane_that_holds_most():
