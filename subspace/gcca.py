@@ -21,7 +21,7 @@ from jaxtyping import Float64
 from deltas.bank import Bank
 from deltas.errors import InputError
 from subspace.base import Subspace
-from subspace.joint_svd import Decomposition, explained, grams, leading, scale, together, within_reach, written
+from subspace.joint_svd import Decomposition, explained, grams, leading, null_of, scale, together, within_reach, written
 from subspace.sources import Pair, Sources, gather
 
 RIDGE = 0.1
@@ -59,7 +59,7 @@ def gcca(
         raise InputError(f"expected a ridge above 0 for gcca, got {ridge}; choose one between 0.01 and 10")
     found, agreement = agree(grams(sources), k, ridge)
     settings = {"ridge": ridge, "agreement": agreement.tolist()}
-    return written(sources, found, dict.fromkeys(sources.labels, found.coefficients), "gcca", settings, seed)
+    return written(sources, found, dict.fromkeys(sources.labels, found.coefficients), "gcca", settings, null_of(sources, seed))
 
 
 def dual(

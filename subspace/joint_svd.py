@@ -100,6 +100,9 @@ def joint_svd(
 ) -> Subspace:
     """The shared subspace of a bank's solutions in closed form.
 
+    Sources for which only some types have a solution (`gather(bank, missing=True)`) are decomposed by `subspace.missing`, which minimises the
+    same squared error over the solutions that there are.
+
     Args:
         bank: or sources that were gathered from one.
         k: its dimension, at most the number of solutions a type minus one.
@@ -115,7 +118,12 @@ def joint_svd(
 
     Source: the linear case of Yi et al. 2022, section 3, solved exactly instead of by gradient descent.
     """
-    return fit(gather(bank, labels, pairs), k, "joint_svd", {}, seed)
+    sources = gather(bank, labels, pairs)
+    if not sources.complete:
+        from subspace.missing import joint_svd_of_some  # it stands on this file
+
+        return joint_svd_of_some(sources, k)
+    return fit(sources, k, "joint_svd", {}, seed)
 
 
 def fit(sources: Sources, k: int, method: str, settings: Mapping[str, Any], seed: int) -> Subspace:
@@ -123,7 +131,12 @@ def fit(sources: Sources, k: int, method: str, settings: Mapping[str, Any], seed
     within_reach(k, len(sources.pairs))
     sources.needs_all(method)
     found = decompose(grams(sources), k)
-    return written(sources, found, dict.fromkeys(sources.labels, found.coefficients), method, settings, seed)
+    return written(sources, found, dict.fromkeys(sources.labels, found.coefficients), method, settings, null_of(sources, seed))
+
+
+def null_of(sources: Sources, seed: int) -> Float64[np.ndarray, " N-1"]:
+    """The null spectrum of noise of the sources' shapes."""
+    return null_spectrum(len(sources.pairs), [rows.size for rows in sources.rows.values()], seed=seed)
 
 
 def grams(sources: Sources) -> dict[str, Float64[np.ndarray, "n n"]]:
@@ -133,7 +146,7 @@ def grams(sources: Sources) -> dict[str, Float64[np.ndarray, "n n"]]:
 
 def written(
     sources: Sources, found: Decomposition, coefficients: Mapping[str, Float64[np.ndarray, "k+1 n"]], method: str,
-    settings: Mapping[str, Any], seed: int,
+    settings: Mapping[str, Any], null: Float64[np.ndarray, " modes"],
 ) -> Subspace:
     """The subspace of a decomposition in its dual form, written out: [μ_t; U_t] = C_t X_t."""
     parts = {}
@@ -142,8 +155,8 @@ def written(
         parts[label] = part_of(block, both[0], both[1:])
     return Subspace(
         method=method, backbone=sources.backbone, pairs=sources.pairs, codes=found.codes.astype(np.float32), parts=parts,
-        spectrum=found.spectrum, null=null_spectrum(len(sources.pairs), [x.size for x in sources.rows.values()], seed=seed),
-        energy=found.energy, space=sources.space, align=sources.align, settings=settings)
+        spectrum=found.spectrum, null=null, energy=found.energy, space=sources.space, align=sources.align,
+        settings=settings)
 
 
 def null_spectrum(n: int, sizes: Sequence[int], *, draws: int = 20, seed: int = 0) -> Float64[np.ndarray, " N-1"]:

@@ -20,7 +20,7 @@ from jaxtyping import Float64
 
 from deltas.bank import Bank
 from subspace.base import Subspace
-from subspace.joint_svd import Decomposition, decompose, grams, scale, within_reach, written
+from subspace.joint_svd import Decomposition, decompose, grams, null_of, scale, within_reach, written
 from subspace.sources import Pair, Sources, gather
 
 
@@ -50,7 +50,7 @@ def pca(
     found, turned, own = matched(grams(sources), k)
     n = len(found.codes)
     coefficients = {label: np.concatenate([np.full((1, n), 1 / n), codes.T / n]) for label, codes in turned.items()}
-    return written(sources, found, coefficients, "pca", {"own_energy": own}, seed)
+    return written(sources, found, coefficients, "pca", {"own_energy": own}, null_of(sources, seed))
 
 
 def dual(inner: Mapping[str, Float64[np.ndarray, "N N"]], k: int) -> dict[str, Float64[np.ndarray, "k+1 N"]]:
