@@ -47,6 +47,12 @@ class FakeBank:
     def rows(self, label, pairs):
         return [self.x[label][pair] for pair in pairs]
 
+    def file(self, label, task, seed):
+        return f"nowhere/{label}/{task}.{seed}"
+
+    def failed(self):
+        return []
+
 
 def planted(labels=("adapter", "lora", "prefix"), tasks=8, seeds=2, rank=4, noise=0.2, seed=0) -> FakeBank:
     """Solutions that share `rank` factors a task across types, plus noise of their own."""
