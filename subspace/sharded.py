@@ -160,7 +160,7 @@ class OnDevices(OnHost):
         zeros = np.zeros((1, rows, columns))
         first = zeros if found is None else found[None]
         with jax.enable_x64(True):
-            return jax.make_array_from_callback((self.count, rows, columns), self._apart, lambda at: zeros if at[0].start else first)
+            return jax.make_array_from_callback((self.count, rows, columns), self._apart, lambda at: zeros if at and at[0].start else first)
 
     def value(self, total: jax.Array) -> np.ndarray:
         """The devices' sums added up, in their order."""
