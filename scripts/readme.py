@@ -15,8 +15,8 @@ from deltas.files import read_json, write_json, write_text
 
 HERE = Path(__file__).parent
 START, END = "<!-- results: made by `python -m deltaspace.readme` from scripts/results/*.json -->", "<!-- end of results -->"
-KEPT = ("optimization", "transfer", "controls", "curve", "groups", "apart", "by_group", "regions", "sources", "versions", "study",
-        "failed", "gram_correlation", "headline")
+KEPT = ("optimization", "transfer", "controls", "curve", "methods", "groups", "apart", "by_group", "regions", "sources", "source_tasks", "versions",
+        "study", "failed", "gram_correlation", "headline")
 
 
 def keep(folder: Path, name: str) -> None:
@@ -54,6 +54,16 @@ def table(summary: dict[str, Any]) -> str:
     if len(groups) > 1:
         told = ", ".join(f"{name} {number(e['optimization'])} / {number(e.get('transfer'))}" for name, e in groups.items())
         lines += ["", f"By group of unseen tasks, optimization / transfer: {told}."]
+    every = {name: points for name, points in summary.get("methods", {}).items() if "/" not in name}
+    if len(every) > 1:
+        lines += ["", "Every method, normalised:", "", "| | k | optimization | transfer |", "|---|---|---|---|"]
+        lines += [f"| {name} | {k} | {number(e.get('optimization'))} | {number(e.get('transfer'))} |"
+                  for name, points in every.items() for k, e in points.items()]
+    counts = {int(name.partition("/")[2]): next(iter(points.values())) for name, points in summary.get("methods", {}).items() if "/" in name}
+    if counts:
+        counts[summary["source_tasks"]] = ours
+        told = ", ".join(f"{n}: {number(e.get('optimization'))} / {number(e.get('transfer'))}" for n, e in sorted(counts.items()))
+        lines += ["", f"By number of source tasks, optimization / transfer: {told}."]
     if summary.get("gram_correlation"):
         likeness = ", ".join(f"{pair.replace('|', ' and ')} {v['correlation']:.2f} (permuted tasks: {v['null_interval'][0]:.2f} to "
                              f"{v['null_interval'][1]:.2f})" for pair, v in summary["gram_correlation"].items())

@@ -11,7 +11,7 @@ from string import Template
 from deltas.files import write_text
 from landscape.region import Region, region
 
-from .report_data import CONTROLS, Number, Study, read_study
+from .report_data import CONTROLS, STAGES, Number, Study, read_study
 from .report_figures import surfaces
 from .report_findings import GROUP_NAMES, findings, headline
 from .report_html import CAPTIONS, clock, drawing, figure_of, interval_of, listed, mean_of, num, table_of, td, value_of
@@ -45,6 +45,7 @@ def write_report(folder: str | Path) -> Path:
     areas = {name: region(surface, tolerance=study.tolerance) for name, surface in surfaces(study).items()}
     sections = [
         _opening(study), _findings(study, areas), _main_table(study, figures), _transfer(study, figures), _over_k(study, figures),
+        _methods(study), _over_sources(study, figures),
         _landscape(figures, areas), _space(figures), _apart(study), _tasks(study), _settings(study), _caveats(study), _cite(study),
     ]  # fmt: skip
     page = Template(Path(__file__).with_name("report_page.html").read_text(encoding="utf-8"))
@@ -171,6 +172,29 @@ def _over_k(study: Study, figures: dict[str, Path]) -> str:
     return f"<section><h2>How many dimensions</h2>{figure_of(figures, 'curve')}{table}</section>"
 
 
+def _methods(study: Study) -> str:
+    every = study.methods()
+    if len({name for name, _, _ in every}) < 2:
+        return ""
+    controls = [(name, study.k or 0, {stage: study.overall(stage, name) for stage in STAGES})
+                for name in (study.summary.get("controls") or {}) if name not in ("chance", "full")]
+    rows = [f"<tr>{td(name, words=True)}{td(k)}{''.join(num(scores.get(stage, Number())) for stage in STAGES)}</tr>"
+            for name, k, scores in every + controls]
+    caption = ("Every decomposition at every k, then the controls; normalised, mean over types and unseen tasks. With @layer or @module every "
+               "layer or module has k numbers of its own.")
+    return f"<section><h2>Every method</h2>{table_of(['method', 'k', *STAGES], rows, caption, 1)}</section>"
+
+
+def _over_sources(study: Study, figures: dict[str, Path]) -> str:
+    lines = {stage: study.by_sources(stage) for stage in STAGES}
+    counts = sorted({n for line in lines.values() for n in line})
+    if len(counts) < 2:
+        return ""
+    rows = [f"<tr>{td(n)}{''.join(num(line.get(n, Number())) for line in lines.values())}</tr>" for n in counts]
+    table = table_of(["source tasks", *lines], rows, f"{study.method}, mean over types and unseen tasks, normalised.")
+    return f"<section><h2>How many source tasks</h2>{figure_of(figures, 'sources')}{table}</section>"
+
+
 def _landscape(figures: dict[str, Path], areas: dict[str, Region]) -> str:
     tolerance = next((area.tolerance for area in areas.values()), 0.1)
     planes = {name.removeprefix("plane-"): name for name in figures if name.startswith("plane")}
@@ -204,7 +228,7 @@ def _area(area: Region | None) -> str:
 
 
 def _space(figures: dict[str, Path]) -> str:
-    known = {"curve", "controls", "matrix"}
+    known = {"curve", "controls", "matrix", "sources"}
     others = [name for name in figures if name not in known and not name.startswith("plane")]
     if not others:
         return ""

@@ -152,6 +152,20 @@ class Study:
         points = {int(p["k"]): number(p.get(stage)) for p in self.summary.get("curve") or [] if "k" in p}
         return {k: n for k, n in sorted(points.items()) if n.known}
 
+    def methods(self) -> list[tuple[str, int, dict[str, Number]]]:
+        """(method, k, {stage: score}) of every decomposition of all the sources, in the order of the results."""
+        return [(name, int(k), {stage: number(entry) for stage, entry in stages.items()})
+                for name, points in (self.summary.get("methods") or {}).items() if "/" not in name for k, stages in points.items()]
+
+    def by_sources(self, stage: str) -> dict[int, Number]:
+        """{number of source tasks: score} of the study's own method at its k, all of them last; empty where only all were used."""
+        found = {int(name.partition("/")[2]): number(next(iter(points.values())).get(stage))
+                 for name, points in (self.summary.get("methods") or {}).items() if name.startswith(f"{self.method}/")}
+        everything = self.summary.get("source_tasks")
+        if found and isinstance(everything, int):
+            found[everything] = self.overall(stage)
+        return {n: score for n, score in sorted(found.items()) if score.known}
+
     def select(
         self,
         stage: str | None = None,

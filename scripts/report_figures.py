@@ -13,7 +13,7 @@ from .report_data import CONTROLS, STAGES, Number, Study, read_study
 
 
 def draw_figures(folder: str | Path, *, space: Any = None, categories: Mapping[str, str] | None = None) -> list[Path]:
-    """Write DIR/figures/{curve,controls,matrix,spectrum,codes,plane-NAME}.png, those for which there are numbers.
+    """Write DIR/figures/{curve,sources,controls,matrix,spectrum,codes,plane-NAME}.png, those for which there are numbers.
 
     Args:
         folder: a study's folder with results.csv and summary.json.
@@ -32,6 +32,9 @@ def draw_figures(folder: str | Path, *, space: Any = None, categories: Mapping[s
         # one line for each stage that says the most: all of them would hide the curve
         few = {stage: {c: n for c, n in known[stage].items() if c in ("shuffled", "random_basis")} for stage in shown}
         written.append(landscape.curve(shown, figures / "curve.png", references=few))
+    counts = {stage: {n: _estimate(score) for n, score in study.by_sources(stage).items()} for stage in STAGES}
+    if all(len(line) > 1 for line in counts.values()):
+        written.append(landscape.curve(counts, figures / "sources.png", xlabel="source tasks"))
     groups = {}
     for stage in STAGES:
         ours = study.overall(stage)

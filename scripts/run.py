@@ -73,6 +73,9 @@ class Run:
         """Refuse what cannot work before anything is trained: tasks, backbone, and a k that the sources cannot span."""
         solutions, settings = len(self.groups["source"]) * self.study.seeds, self.study.decomposition
         learned = settings.methods == ("autoencoder",) and settings.autoencoder.start == "random" and "random_basis" not in settings.controls
+        if too_many := [n for n in settings.source_counts if n > len(self.groups["source"])]:
+            raise deltas.InputError(f"expected decomposition.source_counts of at most the {len(self.groups['source'])} source tasks, got "
+                                    f"{too_many[0]}; lower it or name more sources")
         if max(settings.k) > solutions - 1 and not learned:
             raise deltas.InputError(f"expected decomposition.k of at most {solutions - 1}, one less than the {solutions} solutions of a type "
                                     f"(sources × seeds), got {max(settings.k)}; lower k or name more sources")

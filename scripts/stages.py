@@ -17,6 +17,7 @@ from subspace import Subspace
 from subspace.optimize import optimize_many
 from subspace.transfer import decode_and_score, zero_shot
 
+from .methods import LEARNED, closed, nested
 from .progress import Bar
 from .run import Run, row
 
@@ -41,8 +42,9 @@ def train(run: Run) -> None:
     for task in run.tasks.values():
         for label in run.labels:
             for seed in range(study.seeds):
-                if run.bank.file(label, task.name, seed).is_file():
-                    score = run.bank.scores(label, task.name, seed)["test"]
+                scored = run.bank.file(label, task.name, seed).is_file() and run.bank.scores(label, task.name, seed)
+                if scored and "test" in scored:  # a source need not be scored on its test rows
+                    score = scored["test"]
                     run.rows.append(row("full", task, score, source=label, target=label, seed=seed, control="full"))
 
 
@@ -95,42 +97,45 @@ def decompose(run: Run) -> dict[tuple[str, int], Subspace]:
     if not pairs:
         raise deltas.InputError(f"expected sources with a solution of every type ({', '.join(run.labels)}), got none in {run.bank.path}; "
                                 f"{len(run.bank.failed())} failed: change the training settings")
-    plan = [(method, k) for method in settings.methods for k in settings.k]
-    plan += [(control, settings.tables) for control in ("mean_only", "random_basis", "shuffled") if control in settings.controls]
-    spaces = {}
-    steps = settings.autoencoder.steps
-    with run.bars.stage("decompose", sum(steps if method == "autoencoder" else 1 for method, _ in plan)) as bar:
+    sources, spaces = subspace.gather(run.bank, run.labels, pairs), {}
+    steps = {"autoencoder": settings.autoencoder.steps, "refined": settings.refined.steps}
+    plan = settings.plan()
+    with run.bars.stage("decompose", sum(steps.get(method.name, 1) for method, _ in plan)) as bar:
         for method, k in plan:
-            folder = run.out / "subspace" / f"{method}-k{k}"
-            if method == "autoencoder":
-                space = learned(run, k, pairs, folder, bar)
+            folder = run.out / "subspace" / f"{method.file}-k{k}"
+            if method.name in LEARNED:
+                space = learned(run, method.name, k, sources, folder, bar)
             else:
-                seeded = {"seed": run.study.seed} if method in ("random_basis", "shuffled") else {}
-                space = getattr(subspace, method)(run.bank, k, labels=run.labels, pairs=pairs, **seeded)
+                some = sources if method.tasks is None else sources.of(nested(pairs, method.tasks, run.study.seed))
+                space = closed(method, some, min(k, len(some.pairs) - 1), run.study.seed)
                 space.save(folder)
-                bar(1, method)
-            spaces[method, k] = space
+                bar(1, str(method))
+            spaces[str(method), k] = space
     return spaces
 
 
-def learned(run: Run, k: int, pairs: Sequence[tuple[str, int]], folder: Path, bar: Bar) -> Subspace:
-    """The autoencoder at one k: the only decomposition that needs the backbone and the tasks' text."""
-    done = 0
+def learned(run: Run, name: str, k: int, sources: subspace.Sources, folder: Path, bar: Bar) -> Subspace:
+    """The autoencoder, or joint_svd refined, at one k: the decompositions that need the backbone and the tasks' text."""
+    settings, done = getattr(run.study.decomposition, name), 0
 
     def tell(step: int, log: Any) -> None:
         nonlocal done
-        bar(step - done, f"autoencoder k={k}")
+        bar(step - done, f"{name} k={k}")
         done = step
 
-    key = [run.study.decomposition.autoencoder, run.labels, list(pairs), [run.tasks[task].fingerprint for task, _ in pairs]]
-    if (folder / "subspace.safetensors").is_file() and run.kept(f"autoencoder-k{k}", key, lambda: None) is None:
+    key = [settings, run.labels, list(sources.pairs), [run.tasks[task].fingerprint for task, _ in sources.pairs]]
+    if (folder / "subspace.safetensors").is_file() and run.kept(f"{name}-k{k}", key, lambda: None) is None:
         return Subspace.load(folder)
-    space = subspace.autoencoder(run.bank, k, attached=run.attached, tasks=run.tasks, reading=run.study.reading, labels=run.labels,
-                                 pairs=list(pairs), settings=run.study.decomposition.autoencoder, checkpoint=folder / "state.safetensors",
-                                 on_step=tell)
+    state = folder / "state.safetensors"
+    if name == "autoencoder":
+        space = subspace.autoencoder(sources, k, attached=run.attached, tasks=run.tasks, reading=run.study.reading, settings=settings,
+                                     checkpoint=state, on_step=tell)
+    else:
+        space = subspace.refine(subspace.joint_svd(sources, k), attached=run.attached, tasks=run.tasks, reading=run.study.reading,
+                                settings=settings, checkpoint=state, on_step=tell)
     space.save(folder)
-    run.kept(f"autoencoder-k{k}", key, lambda: None)
-    (folder / "state.safetensors").unlink(missing_ok=True)
+    run.kept(f"{name}-k{k}", key, lambda: None)
+    state.unlink(missing_ok=True)
     return space
 
 
@@ -146,18 +151,22 @@ def tune_and_transfer(run: Run, spaces: dict[tuple[str, int], Subspace]) -> None
     """Stages 2 and 3 in every subspace: z tuned through each type, then decoded by all of them; mean_only is scored as it is."""
     settings, main = run.study.optimization, run.study.decomposition.tables
     jobs = {name: seeds(run, *name) for name in spaces}
-    steps = sum(settings.training.steps * len(j) * len(run.labels) for name, j in jobs.items() if name[0] != "mean_only")
+    steps = sum(settings.training.steps * len(j) * len(run.labels) for name, j in jobs.items() if not name[0].startswith("mean_only"))
     with run.bars.stage("optimize", steps) as bar:
         for (method, k), space in spaces.items():
+            control = "" if method.partition("/")[0] in run.study.decomposition.methods else method
+            ours = run.study.decomposition.methods[0] if control else method
             for source in run.labels:
-                def make(space: Subspace = space, source: str = source, these: list[Job] = jobs[method, k], name: str = method) -> Any:
-                    return one_space(run, space, source, these, name, lambda n: bar(n, f"{name} k={space.k} {source}"))
+                found = []
+                for seed in sorted({job.seed for job in jobs[method, k]}):
+                    these = [job for job in jobs[method, k] if job.seed == seed]
 
-                key = [digest(space), settings, run.study.reading, [(j.task.fingerprint, j.seed) for j in jobs[method, k]],
-                       run.study.tasks.test_rows]
-                found = run.kept(f"{method}-k{k}.{source}", key, make)
-                control = "" if method in run.study.decomposition.methods else method
-                ours = run.study.decomposition.methods[0] if control else method
+                    def make(space: Subspace = space, source: str = source, these: list[Job] = these, name: str = method) -> Any:
+                        return one_space(run, space, source, these, name, lambda n: bar(n, f"{name} k={space.k} {source}"))
+
+                    key = [digest(space), settings.training, settings.std, run.study.reading, [(j.task.fingerprint, j.seed) for j in these],
+                           run.study.tasks.test_rows]
+                    found += run.kept(f"{method.replace('/', '-of-')}-k{k}.{source}.{seed}", key, make)
                 for point in found:
                     for target, score in point["scores"].items():
                         stage = "optimization" if target == source else "transfer"
@@ -170,7 +179,7 @@ def seeds(run: Run, method: str, k: int) -> list[Job]:
     """The jobs in one subspace: every unseen task, with all seeds for the methods at the k of the tables, fewer elsewhere."""
     settings = run.study.optimization
     main = method in run.study.decomposition.methods and k == run.study.decomposition.tables
-    count = 1 if method == "mean_only" else settings.seeds if main else settings.curve_seeds
+    count = 1 if method.startswith("mean_only") else settings.seeds if main else settings.curve_seeds
     return [Job(task, seed) for task in run.unseen() for seed in range(count)]
 
 
@@ -182,7 +191,7 @@ def digest(space: Subspace) -> str:
 def one_space(run: Run, space: Subspace, source: str, jobs: list[Job], method: str, tell: Callable[[int], None]) -> list[dict[str, Any]]:
     """Points found through one type, with their scores by every type."""
     settings = run.study.optimization
-    if method == "mean_only":
+    if method.startswith("mean_only"):
         points = [{"task": j.task.name, "seed": j.seed, "z": [0.0] * space.k, "scores": {}} for j in jobs]
         targets = [source]  # nothing was tuned, so every type's own score says all
     else:
@@ -235,7 +244,7 @@ def points_of(run: Run, task: str) -> dict[str, Any]:
     settings = run.study.decomposition
     found = {}
     for label in run.labels:
-        path = run.out / "stages" / f"{settings.methods[0]}-k{settings.tables}.{label}.json"
+        path = run.out / "stages" / f"{settings.methods[0]}-k{settings.tables}.{label}.0.json"
         for point in read_json(path)["value"] if path.is_file() else []:
             if point["task"] == task and point["seed"] == 0:
                 found[f"{label}'s point"] = np.asarray(point["z"])

@@ -62,8 +62,8 @@ def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str,
     write_text(out / "study.toml", text)
     stages.train(run)
     spaces = stages.decompose(run)
-    stages.controls(run)
     stages.tune_and_transfer(run, spaces)
+    stages.controls(run)
     method, k = study.decomposition.methods[0], study.decomposition.tables
     regions = stages.planes(run, spaces[method, k])
     with run.bars.stage("report", 1):
@@ -71,7 +71,7 @@ def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str,
         write_text(out / "results.csv", _csv(rows))
         summary |= {"study": {"name": study.name, "k": k, "method": method}, "seconds": run.bars.seconds, "versions": versions(),
                     "regions": regions, "failed": run.bank.failed(), "spaces": {f"{m}-k{n}": s.describe() for (m, n), s in spaces.items()},
-                    "sources": len(run.pairs()),
+                    "sources": len(run.pairs()), "source_tasks": len({task for task, _ in run.pairs()}),
                     "gram_correlation": stages.likeness(run)}
         write_json(out / "summary.json", summary)
         draw_figures(out, space=spaces[method, k], categories={t.name: t.category for t in run.tasks.values() if t.category})

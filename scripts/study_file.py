@@ -1,15 +1,16 @@
 """What a study file says: backbone, tasks, types, seeds, decomposition, k's, landscapes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from deltas import DeltaType, InputError, Reading, Training
 from deltas.types import TYPES
-from subspace import Autoencoder
+from subspace import Autoencoder, Refine
 from subspace.optimize import IN_SUBSPACE
 
+from .methods import CLOSED, CONTROLS, LEARNED, Method
 from .settings import fill, parse_toml, read_toml
 
 
@@ -43,20 +44,43 @@ class TaskSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DecompositionSettings:
-    """How the solutions are decomposed: `methods` (the first is the study's own), every k of the curve, and the `main` k of the tables."""
+    """How the solutions are decomposed: `methods` (the first is the study's own), every k of the curve, and the `main` k of the tables.
 
-    methods: tuple[Literal["joint_svd", "autoencoder"], ...] = ("joint_svd",)
+    A method or control is a name, with @layer or @module where every layer or module has k numbers of its own: joint_svd@layer. Only the
+    first method has the whole curve unless `all_k`. `source_counts`: the first method fitted on so many of the source tasks, at the main
+    k (or one less than there are, where that is less).
+    """
+
+    methods: tuple[str, ...] = ("joint_svd",)
     k: tuple[int, ...] = (2, 4, 8, 16)
     main: int | None = None
-    controls: tuple[Literal["mean_only", "random_basis", "shuffled", "best_source"], ...] = (
-        "mean_only", "random_basis", "shuffled", "best_source")
+    all_k: bool = True
+    controls: tuple[str, ...] = ("mean_only", "random_basis", "shuffled", "best_source")
+    source_counts: tuple[int, ...] = ()
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    refined: Refine = field(default_factory=Refine)
 
     def __post_init__(self) -> None:
+        if not self.methods:
+            raise InputError("expected decomposition.methods to name a method, got none; joint_svd is the usual one")
+        for text in self.methods:
+            Method.of(text, CLOSED + LEARNED)
+        for text in self.controls:
+            Method.of(text, (*CONTROLS, "best_source"))
+        if self.source_counts and (Method.of(self.methods[0], CLOSED + LEARNED).name in LEARNED or min(self.source_counts) < 2):
+            raise InputError(f"expected decomposition.source_counts of at least 2 source tasks, for a closed form ({', '.join(CLOSED)}) first, "
+                             f"got {list(self.source_counts)} for {self.methods[0]}; change one of them")
         if not self.k or min(self.k) < 1:
             raise InputError(f"expected decomposition.k to list numbers of at least 1, got {list(self.k)}; give some")
         if self.main is not None and self.main not in self.k:
             raise InputError(f"expected decomposition.main to be one of k = {list(self.k)}, got {self.main}; add it to k")
+
+    def plan(self) -> list[tuple[Method, int]]:
+        """Every decomposition and control with its k, the study's own first."""
+        every = [Method.of(text, CLOSED + LEARNED) for text in self.methods]
+        found = [(method, k) for method in every for k in (self.k if self.all_k or method == every[0] else (self.tables,))]
+        found += [(Method.of(text, CONTROLS), self.tables) for text in self.controls if text != "best_source"]
+        return found + [(replace(every[0], tasks=n), self.tables) for n in self.source_counts]
 
     @property
     def tables(self) -> int:

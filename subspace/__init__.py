@@ -15,11 +15,17 @@ from subspace import inspection
 from subspace.autoencoder import Autoencoder, autoencoder
 from subspace.base import Network, Part, Subspace
 from subspace.controls import mean_only, random_basis, shuffled
+from subspace.gcca import gcca
+from subspace.granularity import by_group
 from subspace.joint_svd import gram_correlation, joint_svd
 from subspace.optimize import Found, optimize, optimize_many
+from subspace.pca import pca
+from subspace.refine import Refine, refine
+from subspace.sources import Sources, gather
 from subspace.transfer import TransferTable, transfer
 
 __all__ = [
-    "Autoencoder", "Found", "Network", "Part", "Subspace", "TransferTable", "autoencoder", "gram_correlation", "inspection", "joint_svd",
-    "mean_only", "optimize", "optimize_many", "random_basis", "shuffled", "transfer",
+    "Autoencoder", "Found", "Network", "Part", "Refine", "Sources", "Subspace", "TransferTable", "autoencoder", "by_group", "gather", "gcca",
+    "gram_correlation", "inspection", "joint_svd", "mean_only", "optimize", "optimize_many", "pca", "random_basis", "refine", "shuffled",
+    "transfer",
 ]

@@ -159,7 +159,7 @@ class Run:
             _lengths_only(table, picks), reading, steps=settings.steps, batch_size=settings.batch, segment_steps=settings.segment,
             seed=settings.seed)]
         self.table = _device(table)
-        self.exams = [_exam(dev[name], reading, settings.dev_rows) for name in self.tasks]
+        self.exams = [exam(dev[name], reading, settings.dev_rows) for name in self.tasks]
         self.first = [o[0] for o in own]
         self.params = _device({label: dict(p) for label, p in start.items()})
         self.best, self.best_loss, self.step, self.history = self.params, float("inf"), 0, []
@@ -209,28 +209,38 @@ class Run:
         return log
 
     def _save(self, path: Path) -> None:
-        leaves = {f"leaf{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves((self.params, self.opt, self.best)))}
-        about = {"identity": self.identity, "step": self.step, "best_loss": self.best_loss, "history": self.history}
-        write_tensors(path, leaves, about)
+        save_state(path, self.identity, (self.params, self.opt, self.best),
+                   {"step": self.step, "best_loss": self.best_loss, "history": self.history})
 
     def _restore(self, path: Path | None) -> bool:
-        """Go on from the state, where there is a whole one of this very run."""
-        from safetensors import SafetensorError, safe_open
-
-        if path is None or not path.is_file():
+        found = restore_state(path, self.identity, (self.params, self.opt, self.best))
+        if found is None:
             return False
-        try:
-            with safe_open(path, framework="numpy") as file:
-                about = {name: json.loads(value) for name, value in file.metadata().items()}
-                if about["identity"] != self.identity:
-                    return False
-                tree = (self.params, self.opt, self.best)
-                leaves = [jnp.asarray(file.get_tensor(f"leaf{i}")) for i in range(len(jax.tree.leaves(tree)))]
-        except (SafetensorError, KeyError, TypeError, ValueError):  # not ours to mend: the run starts anew
-            return False
-        self.params, self.opt, self.best = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+        (self.params, self.opt, self.best), about = found
         self.step, self.best_loss, self.history = about["step"], about["best_loss"], about["history"]
         return True
+
+
+def save_state(path: Path, identity: str, tree: Any, about: Mapping[str, Any]) -> None:
+    """Keep a tree of arrays and what is said about it, whole or not at all."""
+    write_tensors(path, {f"leaf{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(tree))}, {"identity": identity, **about})
+
+
+def restore_state(path: Path | None, identity: str, tree: Any) -> tuple[Any, dict[str, Any]] | None:
+    """What `save_state` kept of the run with this identity, in the shape of `tree`; None where there is no whole one."""
+    from safetensors import SafetensorError, safe_open
+
+    if path is None or not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = {name: json.loads(value) for name, value in file.metadata().items()}
+            if about["identity"] != identity:
+                return None
+            leaves = [jnp.asarray(file.get_tensor(f"leaf{i}")) for i in range(len(jax.tree.leaves(tree)))]
+    except (SafetensorError, KeyError, TypeError, ValueError):  # not ours to mend: the run starts anew
+        return None
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves), about
 
 
 def _device(tree: Any) -> Any:
@@ -262,7 +272,7 @@ def _lengths_only(table: Mapping[str, np.ndarray], picks: np.ndarray) -> Encoded
     return Encoded(blank("input_ids"), table["input_lengths"][picks], blank("target_ids"), table["target_lengths"][picks])
 
 
-def _exam(one: Encoded, reading: Reading, rows: int) -> dict[str, jax.Array]:
+def exam(one: Encoded, reading: Reading, rows: int) -> dict[str, jax.Array]:
     """The first dev rows of a task as one batch."""
     chosen = np.arange(min(rows, len(one)))
     longest = [int(lengths[chosen].max()) for lengths in (one.input_lengths, one.target_lengths)]

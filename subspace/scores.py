@@ -124,7 +124,7 @@ def summarise(
 
     Returns:
         rows, {"optimization": {type: entry}, "transfer": {"lora->adapter": entry}, "controls": {name: {stage: entry}},
-        "curve": [{"k", "optimization", "transfer"}], "by_group": {group: {stage: entry}}, "groups", "apart"}, where an entry is that
+        "curve": [{"k", "optimization", "transfer"}], "methods": {method: {k: {stage: entry}}}, "by_group": {group: {stage: entry}}, "groups", "apart"}, where an entry is that
         of `entry`.
     """
     outside = apart(dev)
@@ -149,6 +149,7 @@ def summarise(
                            for name in names}
     points = sorted({row["k"] for row in ours})
     summary["curve"] = [{"k": point} | _stages([row for row in ours if row["k"] == point], seed) for point in points]
+    summary["methods"] = _methods([row for row in counted if not row["control"] and row["stage"] in STAGES], seed)
     summary["by_group"] = {group: _stages([row for row in _tables(rows, method, k) if groups.get(row["task"]) == group
                                            and row["task"] not in outside], seed) for group in dict.fromkeys(groups.values())}
     return rows, {**summary, "groups": dict(groups), "apart": outside}
@@ -157,6 +158,14 @@ def summarise(
 def _tables(rows: Iterable[Row], method: str, k: int) -> list[Row]:
     """What was tuned and transferred by the method at the k of the tables."""
     return [row for row in rows if row["method"] == method and not row["control"] and row["stage"] in STAGES and row["k"] == k]
+
+
+def _methods(rows: Sequence[Row], seed: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every method at every k it was measured at."""
+    cells: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        cells.setdefault(row["method"], {}).setdefault(str(row["k"]), []).append(row)
+    return {method: {k: _stages(members, seed) for k, members in points.items()} for method, points in cells.items()}
 
 
 def _stages(rows: Sequence[Row], seed: int) -> dict[str, Any]:
