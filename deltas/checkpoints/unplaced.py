@@ -9,7 +9,7 @@ only the backbone could tell are not compared with anything.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -190,7 +190,7 @@ class Unplaced:
     @property
     def prefix(self) -> str:
         """What the names of its base's modules begin with."""
-        return next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in self.pieces)), "")
+        return prefix_of(self.pieces)
 
     def renamed(self, prefix: str) -> "Unplaced":
         """The same under the names that a model saved with another prefix would have."""
@@ -205,6 +205,12 @@ class Unplaced:
             if not np.isfinite(piece.read()).all():
                 raise InputError(f"expected finite numbers in {self.files[-1]}, got NaN or infinity in the tensor {piece.key}; leave it out, "
                                  "or train it again")
+
+
+def prefix_of(names: Iterable[str]) -> str:
+    """Which of the prefixes any of the names begins with."""
+    names = list(names)
+    return next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in names)), "")
 
 
 def _sorted(pieces: Mapping[str, Piece]) -> dict[str, Piece]:
