@@ -11,7 +11,7 @@ asked of tasks that the fit has not seen (`subspace.validation`).
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ MOST = 32
 PAST = 4
 """Steps that are still drawn after the first that is not above chance."""
 WHOLE = 300
-"""Sources up to which all eigenvalues are computed where only the largest is needed: an iteration is slower there."""
+"""Sources up to which matrices are decomposed wherever it is more exact; beyond, the largest eigenvalue comes from an iteration."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Band:
     high: Float64[np.ndarray, " modes"]
 
     @classmethod
-    def of(cls, drawn: Sequence[Float64[np.ndarray, " modes"]]) -> "Band":
+    def of(cls, drawn: Sequence[Any] | np.ndarray) -> "Band":
         """Of a row a draw."""
         low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
         return cls(np.mean(drawn, axis=0), low, high)
@@ -74,13 +74,13 @@ class Null:
 
 def joint_spectrum(sources: Sources) -> Float64[np.ndarray, " N-1"]:
     """The singular values of [X_A/f_A | X_L/f_L | …], of sources that every type has."""
-    return _spectrum(_sum(_scaled(sources)))[: len(sources.pairs) - 1]
+    return _directions(_scaled(sources))[0]
 
 
 def energies(sources: Sources) -> dict[str, Float64[np.ndarray, " N-1"]]:
     """By type, the share of its variance that the first 1, 2, … joint directions hold, of sources that every type has."""
     scaled = _scaled(sources)
-    vectors = np.linalg.eigh(_sum(scaled))[1][:, :0:-1]
+    vectors = _directions(scaled)[1]
     return {label: np.cumsum(np.sum(vectors * (k @ vectors), axis=0)) for label, k in zip(sorted(sources.labels), scaled, strict=True)}
 
 
@@ -103,14 +103,26 @@ def permutation_null(
 
     Source: parallel analysis (Horn 1965) by permutations (Buja and Eyuboglu 1992), step by step as in Dray 2008.
     """
+    _asked(draws, most)
     sources = common(remembered(bank, labels, pairs), 4)
-    rng, keep = np.random.default_rng([seed, 6]), np.arange(len(sources.pairs))
-    orders = [[keep, *(task_order(sources.pairs, rng) for _ in sources.labels[1:])] for _ in range(draws)]
-
-    def drawn(left: Sequence[np.ndarray], step: int, draw: int) -> np.ndarray:
-        return _sum(k[order][:, order] for k, order in zip(left, orders[draw], strict=True))
-
-    return _null("permutation", sources, drawn, draws, most)
+    scaled, rng, keep = _scaled(sources), np.random.default_rng([seed, 6]), np.arange(len(sources.pairs))
+    values, vectors = _directions(scaled)
+    orders = [[keep, *(task_order(sources.pairs, rng) for _ in scaled[1:])] for _ in range(draws)]
+    spectrum = Band.of([_spectrum(_permuted(scaled, order))[: len(values)] for order in orders])
+    tops: list[list[float]] = []
+    for step in range(min(most, len(values) - 1)):
+        rest = vectors[:, step:]
+        left = [rest.T @ k @ rest for k in scaled]
+        if len(rest) <= WHOLE:
+            drawn = (_turned(left, rest, order) for order in orders)
+        else:  # few of very many directions are gone: what a permutation makes of the rest hardly leaves their span
+            left = [rest @ k @ rest.T for k in left]
+            drawn = (_permuted(left, order) for order in orders)
+        tops.append([np.sqrt(_largest(total)) for total in drawn])
+        if step - _above(values, Band.of(np.transpose(tops))) >= PAST:
+            break  # the figure has seen enough
+    steps = Band.of(np.transpose(tops))
+    return Null(name="permutation", spectrum=spectrum, steps=steps, above=_above(values, steps))
 
 
 def gaussian_null(
@@ -123,17 +135,26 @@ def gaussian_null(
 
     Args and Raises: as of `permutation_null`.
     """
+    _asked(draws, most)
     sources = common(remembered(bank, labels, pairs), 4)
-    sizes, modes = [sources.rows[label].size for label in sorted(sources.labels)], len(sources.pairs) - 1
-    rng = np.random.default_rng([seed, 7])
-    noise = [[wishart(modes, size, rng) for size in sizes] for _ in range(draws)]
-
-    def drawn(left: Sequence[np.ndarray], step: int, draw: int) -> np.ndarray:
-        # the leading block of a Wishart matrix is one too: noise that has lost as many dimensions as the sources
-        blocks = [w[: modes - step, : modes - step] for w in noise[draw]]
-        return _sum(np.trace(k) / np.trace(w) * w for k, w in zip(left, blocks, strict=True))
-
-    return _null("Gaussian", sources, drawn, draws, most)
+    sizes = [sources.rows[label].size for label in sorted(sources.labels)]
+    scaled, rng = _scaled(sources), np.random.default_rng([seed, 7])
+    values, vectors = _directions(scaled)
+    count, modes = min(most, len(values) - 1), len(values)
+    held = np.array([np.sum(vectors[:, :count] * (k @ vectors[:, :count]), axis=0) for k in scaled])
+    left = 1 - np.cumsum(held, axis=1) + held  # of each type's trace, before each step
+    spectra, tops = [], []
+    for _ in range(draws):
+        noise = [wishart(modes, size, rng) for size in sizes]
+        spectra.append(_spectrum(_sum(w / np.trace(w) for w in noise)))
+        top = []
+        for step in range(count):
+            # the leading block of a Wishart matrix is one too: noise that has lost as many dimensions as the sources
+            blocks = [w[: modes - step, : modes - step] for w in noise]
+            top.append(np.sqrt(_largest(_sum(share * w / np.trace(w) for share, w in zip(left[:, step], blocks, strict=True)))))
+        tops.append(top)
+    steps = Band.of(tops)
+    return Null(name="Gaussian", spectrum=Band.of(spectra), steps=steps, above=_above(values, steps))
 
 
 def task_order(pairs: Sequence[Pair], rng: np.random.Generator) -> Int[np.ndarray, " N"]:
@@ -149,25 +170,41 @@ def task_order(pairs: Sequence[Pair], rng: np.random.Generator) -> Int[np.ndarra
     return order
 
 
-def _null(
-    name: str, sources: Sources, drawn: Callable[[Sequence[np.ndarray], int, int], np.ndarray], draws: int, most: int
-) -> Null:
-    """`drawn(left, step, draw)` is the joint Gram matrix of a draw of what is left of the types after so many directions."""
+def _asked(draws: int, most: int) -> None:
     if draws < 1 or most < 1:
         raise InputError(f"expected at least one draw and one step, got {draws} and {most}; 100 draws give a band")
-    left, modes = _scaled(sources), len(sources.pairs) - 1
-    whole = Band.of([_spectrum(drawn(left, 0, draw))[:modes] for draw in range(draws)])
-    steps, above = [], 0
-    for step in range(min(most, modes - 1)):
-        values, vectors = np.linalg.eigh(_sum(left))
-        steps.append(Band.of([np.sqrt(_largest(drawn(left, step, draw)))[None] for draw in range(draws)]))
-        if above == step and np.sqrt(max(values[-1], 0.0)) > steps[-1].high[0] * (1 + 1e-9):
-            above += 1
-        elif step - above >= PAST:
-            break
-        left = [_without(k, vectors[:, -1]) for k in left]
-    joined = Band(*(np.concatenate([getattr(step, part) for step in steps]) for part in ("mean", "low", "high")))
-    return Null(name=name, spectrum=whole, steps=joined, above=above)
+
+
+def _directions(scaled: Sequence[np.ndarray]) -> tuple[Float64[np.ndarray, " N-1"], Float64[np.ndarray, "N N-1"]]:
+    """The joint singular values, and the joint directions: each is the leading one of what those before it leave."""
+    values, vectors = np.linalg.eigh(_sum(scaled))
+    return np.sqrt(np.maximum(values[:0:-1], 0.0)), vectors[:, :0:-1]
+
+
+def _above(values: Float64[np.ndarray, " modes"], steps: Band) -> int:
+    """How many leading values lie above the band; a hair's breadth is rounding."""
+    above = values[: len(steps.high)] > steps.high * (1 + 1e-9)
+    return len(above) if above.all() else int(np.argmin(above))
+
+
+def _permuted(scaled: Sequence[np.ndarray], order: Sequence[np.ndarray]) -> Float64[np.ndarray, "N N"]:
+    return _sum(k[o][:, o] for k, o in zip(scaled, order, strict=True))
+
+
+def _turned(
+    left: Sequence[Float64[np.ndarray, "m m"]], rest: Float64[np.ndarray, "N m"], order: Sequence[Int[np.ndarray, " N"]]
+) -> Float64[np.ndarray, "m m"]:
+    """The joint Gram matrix of what is left of the types, in the coordinates of the directions that are left, each permuted.
+
+    What a permutation makes of these directions leaves their span, more so the fewer are left. It is brought back by Gram-Schmidt, so that
+    the permuted types too fill one and the same space, with the spectra that they have.
+    """
+    total = np.zeros_like(left[0])
+    for k, o in zip(left, order, strict=True):
+        turn, upper = np.linalg.qr(rest.T @ rest[o])
+        turn = turn * np.where(np.diagonal(upper) < 0, -1.0, 1.0)
+        total += turn @ k @ turn.T
+    return total
 
 
 def _scaled(sources: Sources) -> list[Float64[np.ndarray, "N N"]]:
@@ -186,12 +223,6 @@ def _sum(matrices: Iterable[np.ndarray]) -> Float64[np.ndarray, "N N"]:
     return functools.reduce(np.add, matrices)
 
 
-def _without(k: Float64[np.ndarray, "N N"], p: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, "N N"]:
-    """(I − p pᵀ) K (I − p pᵀ)."""
-    side = k @ p
-    return k - np.outer(p, side) - np.outer(side, p) + (p @ side) * np.outer(p, p)
-
-
 def wishart(n: int, size: int, rng: np.random.Generator) -> Float64[np.ndarray, "n n"]:
     """The Gram matrix of n rows of Gaussian noise; where they are long, by Bartlett's factor (see `joint_svd.null_spectrum`)."""
     if size < n:
@@ -203,6 +234,7 @@ def wishart(n: int, size: int, rng: np.random.Generator) -> Float64[np.ndarray, 
 
 
 def _spectrum(total: Float64[np.ndarray, "N N"]) -> Float64[np.ndarray, " N"]:
+    """All singular values, falling."""
     return np.sqrt(np.maximum(np.linalg.eigvalsh(total)[::-1], 0.0))
 
 

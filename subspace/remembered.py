@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Self
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Float64
 
 from deltas.bank import Bank
 from deltas.errors import InputError
@@ -45,6 +45,22 @@ class Remembered(Rows):
     def columns(self, ranges: Sequence[slice]) -> Rows:
         """Some of the columns, whose Gram matrix is another one."""
         return self.rows.columns(ranges)
+
+    def name(self, n: int) -> str:
+        """What errors call row n."""
+        return self.rows.name(n)
+
+    def combine(self, coefficients: Float[np.ndarray, "m N"], memory: int = MEMORY) -> Float32[np.ndarray, "m D"]:
+        """C X, as the rows themselves do it."""
+        return self.rows.combine(coefficients, memory)
+
+    def products(self, directions: Float[np.ndarray, "m D"], memory: int = MEMORY) -> Float64[np.ndarray, "N m"]:
+        """X Uᵀ, as the rows themselves do it."""
+        return self.rows.products(directions, memory)
+
+    def unexplained(self, mean: np.ndarray, codes: np.ndarray, basis: np.ndarray, memory: int = MEMORY) -> tuple[float, float]:
+        """What codes and basis leave, as the rows themselves count it."""
+        return self.rows.unexplained(mean, codes, basis, memory)
 
     def gram(self, memory: int = MEMORY) -> Float64[np.ndarray, "N N"]:
         """X Xᵀ, a copy of what is kept."""

@@ -30,8 +30,7 @@ from subspace.sources import Pair, Sources
 
 Coefficients = Float64[np.ndarray, "k+1 N"]
 DualFit = Callable[[Mapping[str, Float64[np.ndarray, "N N"]], int], Mapping[str, Coefficients]]
-"""From the types' Gram matrices and k to [μ; U] as coefficients over the rows, the directions in falling order: those of a smaller k
-come first."""
+"""From the types' Gram matrices and k to [μ; U] as coefficients over the rows."""
 RESAMPLES = 2000
 """Bootstrap samples of tasks."""
 
@@ -96,7 +95,7 @@ class CrossValidated:
 
 def cross_validated(
     bank: Bank | Sources, ks: Sequence[int], *, method: DualFit = joint_dual, folds: int | Literal["leave_one_task_out"] = "leave_one_task_out",
-    shuffled: bool = False, seed: int = 0, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None,
+    nested: bool = True, shuffled: bool = False, seed: int = 0, labels: Sequence[str] | None = None, pairs: Sequence[Pair] | None = None,
 ) -> CrossValidated:  # fmt: skip
     """Held-out tasks reconstructed within a type and from type to type, for each k.
 
@@ -104,6 +103,7 @@ def cross_validated(
         bank: or sources; those that some type lacks are left out.
         ks: dimensions of the shared space.
         method: fits a training part.
+        nested: whether the directions of a smaller k are the first of those of a larger one, so that one fit gives every k.
         folds: each task on its own, or this many groups of tasks.
         shuffled: the control: in every training part the types' rows are paired with other tasks' rows. What is left of the reconstruction
             from type to type is not owed to the types' sharing a space.
@@ -130,7 +130,7 @@ def cross_validated(
         orders = [train] * len(names)
         if shuffled:
             orders = [train[order] for order in derangements([sources.pairs[i] for i in train], len(names), seed)]
-        left[..., held], total[:, held] = _left(grams, dict(zip(names, orders, strict=True)), held, ks, method)
+        left[..., held], total[:, held] = _left(grams, dict(zip(names, orders, strict=True)), held, ks, method, nested)
     tasks = sorted({task for task, _ in sources.pairs})
     member = np.array([[task == other for task in tasks] for other, _ in sources.pairs], float)
     return CrossValidated(ks=ks, labels=tuple(names), tasks=tuple(tasks), left=left @ member, total=total @ member, seed=seed)
@@ -157,9 +157,12 @@ def inverse(metric: Float64[np.ndarray, "k k"]) -> Float64[np.ndarray, "k k"]:
 
 
 def _left(
-    grams: Mapping[str, np.ndarray], orders: Mapping[str, np.ndarray], held: np.ndarray, ks: Sequence[int], method: DualFit
+    grams: Mapping[str, np.ndarray], orders: Mapping[str, np.ndarray], held: np.ndarray, ks: Sequence[int], method: DualFit, nested: bool
 ) -> tuple[Float64[np.ndarray, "ks types types held"], Float64[np.ndarray, "types held"]]:
     """One part: what is left of each held-out solution, and how far it is from the training mean."""
+    if not nested and len(ks) > 1:
+        each = [_left(grams, orders, held, [k], method, nested) for k in ks]
+        return np.concatenate([left for left, _ in each]), each[0][1]
     inner = {label: grams[label][np.ix_(order, order)] for label, order in orders.items()}
     fitted, projected, metrics, distance, total = method(inner, ks[-1]), [], [], [], []
     for label, order in orders.items():

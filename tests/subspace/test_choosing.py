@@ -9,7 +9,11 @@ from subspace_fakes import FakeBank, planted
 
 from subspace import choosing
 from subspace.choosing import energies, gaussian_null, joint_spectrum, permutation_null, task_order
+from subspace.gcca import dual as gcca_dual
+from subspace.gcca import gcca
 from subspace.joint_svd import joint_svd
+from subspace.pca import dual as pca_dual
+from subspace.pca import pca
 from subspace.remembered import Remembered, common, remembered
 from subspace.rows import Stored
 from subspace.sources import gather
@@ -70,10 +74,22 @@ def test_gaussian_null_is_that_of_the_subspace(wide):
     np.testing.assert_allclose(gaussian_null(wide, draws=200, most=1).spectrum.mean, joint_svd(wide, 2).null, rtol=0.03)
 
 
-def test_large_matrices_give_the_same_null(wide, monkeypatch):
-    whole = permutation_null(wide, draws=20)
+def test_large_matrices_give_nearly_the_same_null(wide, monkeypatch):
+    whole = [null(wide, draws=30) for null in (permutation_null, gaussian_null)]
     monkeypatch.setattr(choosing, "WHOLE", 1)
-    np.testing.assert_allclose(permutation_null(wide, draws=20).steps.mean, whole.steps.mean, rtol=1e-3)
+    for one, other in zip(whole, (permutation_null(wide, draws=30), gaussian_null(wide, draws=30)), strict=True):
+        assert other.above == one.above
+        np.testing.assert_allclose(other.steps.mean[0], one.steps.mean[0], rtol=1e-4)
+        np.testing.assert_allclose(other.steps.mean[:4], one.steps.mean[:4], rtol=0.03)
+
+
+def test_what_is_left_keeps_its_spectrum_when_it_is_turned():
+    rng = np.random.default_rng(0)
+    x, rest, order = rng.standard_normal((9, 9)), np.linalg.qr(rng.standard_normal((9, 5)))[0], rng.permutation(9)
+    k = x @ x.T
+    left = rest.T @ k @ rest
+    np.testing.assert_allclose(np.linalg.eigvalsh(choosing._turned([left], rest, [order])), np.linalg.eigvalsh(left))
+    np.testing.assert_allclose(choosing._turned([k], np.eye(9), [order]), k[order][:, order], atol=1e-12)  # of all, the permutation itself
 
 
 def test_nulls_repeat_and_one_type_is_its_own_null(wide):
@@ -175,6 +191,20 @@ def test_another_method(wide):
         return dict.fromkeys(grams, np.concatenate([np.full((1, n), 1 / n), np.zeros((k, n))]))
 
     np.testing.assert_allclose(cross_validated(wide, [1, 3], method=mean_only).share, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("fit", "dual"), [(gcca, gcca_dual), (pca, pca_dual)])
+def test_the_other_methods_equal_their_subspaces(wide, fit, dual):
+    """What is left of one held-out task against a subspace that was written out."""
+    pairs = wide.pairs()
+    found = cross_validated(wide, [2, 4], method=dual, nested=fit is gcca)
+    for i, k in enumerate(found.ks):
+        space = fit(wide, k, pairs=pairs[1:])
+        for s, source in enumerate(found.labels):
+            z = space.encode(source, wide.theta0(source) + wide.x[source][pairs[0]])
+            for t, target in enumerate(found.labels):
+                away = wide.theta0(target) + wide.x[target][pairs[0]] - space.decode(target, z)
+                assert found.left[i, s, t, 0] == pytest.approx(np.sum(away.astype(float) ** 2), rel=1e-3)
 
 
 def test_recommended_is_the_smallest_within_one_standard_error():
