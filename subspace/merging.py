@@ -13,20 +13,21 @@ rules that look at single entries give something else in z than in θ.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from deltas.attach import natural, select
+from deltas.attach import natural
 from deltas.bank import Bank, Solution
 from deltas.checkpoints import low_rank
 from deltas.checkpoints.unplaced import Factors, lora_at
 from deltas.errors import InputError
 from deltas.files import sha256
 from deltas.layout import Layout
-from deltas.types import LoRA
+from deltas.types import DeltaType, LoRA
 from subspace.base import Subspace
+from subspace.product import scales
 from subspace.rules import Mean, Rule, merged
 from subspace.sources import Pair, Sources, gather, once
 
@@ -165,20 +166,14 @@ def merge_factors(many: Sequence[Factors], rule: Rule | None = None, *, rank: in
     return found
 
 
-def factors_of(config: object, layout: Layout, theta: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def factors_of(config: DeltaType, layout: Layout, theta: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By module A [in, r] and B [r, out] of a LoRA at θ, its scale in B: ΔW = A B."""
-    if not isinstance(config, LoRA) or config.dora:
-        name = "dora" if isinstance(config, LoRA) else getattr(config, "name", type(config).__name__)
-        raise InputError(f"expected LoRAs to merge their products, got {name}; merge it in space 'factors'")
-    theta = np.asarray(theta, np.float32)
+    if not isinstance(config, LoRA):
+        raise InputError(f"expected LoRAs to merge their products, got {config.name}; merge them in space 'factors'")
+    own, theta = scales(config, layout), np.asarray(theta, np.float32)
     values = {name: theta[start : start + math.prod(shape)].reshape(shape)
               for name, shape, start in zip(layout.names, layout.shapes, layout.offsets, strict=True)}
-    ranks = {name.removesuffix(".a"): value.shape[1] for name, value in values.items() if name.endswith(".a")}
-    alphas: dict[str, Any] = dict.fromkeys(ranks, config.alpha)
-    for pattern, alpha in reversed(config.alpha_pattern):  # the first that matches has the last word
-        alphas |= dict.fromkeys(select(ranks, (pattern,)), alpha)
-    scale = {module: alphas[module] / (math.sqrt(r) if config.rslora else r) for module, r in ranks.items()}
-    return {module: (values[f"{module}.a"], np.float32(s) * values[f"{module}.b"]) for module, s in scale.items()}
+    return {module: (values[f"{module}.a"], np.float32(scale) * values[f"{module}.b"]) for module, scale in own.items()}
 
 
 def lora_of(factors: Factors, label: str = "") -> tuple[LoRA, Layout, Float32[np.ndarray, " D"]]:
