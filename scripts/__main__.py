@@ -7,12 +7,17 @@ from typing import Annotated
 import tyro
 
 from .bench_command import Bench
+from .compress import Compress
 from .convert import Convert
 from .decompose import Decompose
 from .demo import Demo
+from .export import Export
+from .extend import Extend
 from .inspect import Inspect
 from .landscape import Landscape
+from .merge import Merge
 from .optimize import Optimize
+from .project import Project
 from .study import StudyCommand
 from .train import Train
 from .transfer import Transfer
@@ -25,6 +30,11 @@ Commands = (
     | Annotated[Optimize, tyro.conf.subcommand("optimize")]
     | Annotated[Transfer, tyro.conf.subcommand("transfer")]
     | Annotated[Landscape, tyro.conf.subcommand("landscape")]
+    | Annotated[Project, tyro.conf.subcommand("project")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Extend, tyro.conf.subcommand("extend")]
+    | Annotated[Compress, tyro.conf.subcommand("compress")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]

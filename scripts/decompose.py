@@ -1,4 +1,4 @@
-"""`deltaspace decompose`: a bank's solutions into one shared subspace."""
+"""`deltaspace decompose`: a bank's solutions, or folders of adapters, into one shared subspace."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,29 +6,48 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .options import OnTasks, pairs_of
+from .methods import CLOSED, CONTROLS, LEARNED, Granularity, Method, closed
+from .options import OnTasks
 
 if TYPE_CHECKING:
-    from deltas import Bank
-    from subspace import Subspace
+    from subspace import Sources, Subspace
 
     from .progress import Bar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decompose(OnTasks):
-    """Decompose the solutions of a bank jointly. The autoencoder alone runs the backbone on the tasks; the others read only the bank."""
+    """Decompose solutions jointly, and say how far the result is to be trusted: spectra against chance, held-out tasks, likeness of tasks and
+    of types.
 
-    bank: Annotated[Path, tyro.conf.Positional]
-    """The bank's folder."""
+    The autoencoder and the refined decoders alone run the backbone on the tasks; the others read only the solutions.
+    """
+
+    bank: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """A bank's folder; or folders of PEFT or AdapterHub adapters, as patterns too: 'adapters/*'."""
     out: Path
-    """Where the subspace is written."""
+    """Where the subspace, summary.json, report.html and figures are written."""
     k: int
     """Dimension of the subspace, at most the number of (task, seed) pairs minus one (the autoencoder from a random start: any)."""
-    method: Literal["joint_svd", "autoencoder", "mean_only", "random_basis", "shuffled"] = "joint_svd"
+    method: Literal["joint_svd", "gcca", "pca", "autoencoder", "refined", "mean_only", "random_basis", "fastfood", "shuffled"] = "joint_svd"
     """A decomposition, or a control."""
+    granularity: Granularity = "whole"
+    """k numbers for the whole delta, or for every layer, or for every module (attention, feed-forward) of each layer."""
+    space: Literal["factors", "product"] | None = None
+    """What is compared: the deltas' factors, or for a LoRA the product ΔW = AB, in which no gauge is left. Where not given: factors of a
+    bank, whose solutions share θ0; products of adapters, which do not."""
+    align: Literal["none", "canonical", "procrustes"] = "none"
+    """factors: how solutions of one type are brought to one gauge or one order of units first."""
     labels: tuple[str, ...] = ()
-    """Delta types by label; all of the bank where none is named."""
+    """Delta types by label; all where none is named."""
+    missing: bool = False
+    """Take sources too for which only some of the types have a solution."""
+    task_of: str | None = None
+    """adapters: a regular expression whose first group is the task in a folder's name, so that types are paired: '(.*)-lora'."""
+    report: bool = True
+    """Write report.html, figures and what they show; without, the subspace alone."""
+    categories: Path | None = None
+    """A JSON file {task: category}, the colours of the map of tasks."""
     setting: Literal["single", "multi"] = "multi"
     """autoencoder: one task, or many with their own mix of the types an example."""
     start: Literal["joint_svd", "random"] = "joint_svd"
@@ -40,46 +59,97 @@ class Decompose(OnTasks):
     alpha: float | None = None
     """autoencoder: weight of the reconstruction; that of the setting where not given."""
     learning_rate: float = 1e-4
-    """autoencoder: of Adafactor, constant."""
+    """autoencoder, refined: constant."""
     steps: int = 400
-    """autoencoder: updates."""
+    """autoencoder, refined: updates."""
     seed: int = 0
-    """Of the controls' and the autoencoder's draws."""
+    """Of the controls', the nulls' and the learned methods' draws."""
 
     def run(self) -> None:
-        """Fit, save, and say how much of the solutions the subspace holds."""
-        from deltas import Bank
-        from deltas.bank import versions
-        from deltas.files import write_json
+        """Gather, fit, check that nothing changed meanwhile, save, and say how much of the solutions the subspace holds."""
+        import shutil
 
+        from deltas.bank import versions
+        from deltas.files import read_json, write_json
+        from subspace.gram import resumable
+
+        from . import decompose_report
         from .progress import Bars
 
-        bank, bars = Bank(self.bank), Bars()
-        labels = list(self.labels) or bank.labels()
-        with bars.stage("decompose", self.steps if self.method == "autoencoder" else 1) as bar:
-            space = self._space(bank, labels, bar)
+        method = Method.of(f"{self.method}@{self.granularity}" if self.granularity != "whole" else self.method, (*CLOSED, *LEARNED, *CONTROLS))
+        categories = {} if self.categories is None else read_json(self.categories)
+        bars, state = Bars(), self.out / "state"
+        with bars.stage("gather", 1) as bar:
+            sources = self.gathered()
+            bar()
+        with bars.stage("decompose", self.steps if self.method in LEARNED else 1) as bar:
+            kept = resumable(sources, state)
+            space = self._learned(kept, state, bar) if self.method in LEARNED else closed(method, kept, self.k, self.seed)
+            sources.unchanged()
             space.save(self.out)
-        self._state.unlink(missing_ok=True)
-        write_json(self.out / "summary.json", {**space.describe(), "seconds": bars.seconds, "versions": versions()})
-        print(f"{self.method} of {len(space.pairs)} solutions × {len(labels)} types, k = {self.k}, in {self.out}")
+        summary = {**space.describe(), "manifest": list(sources.manifest), "versions": versions()}
+        if self.report:
+            with bars.stage("report", 1) as bar:
+                summary |= decompose_report.write(self.out, space, sources, categories=categories, seed=self.seed)
+                bar()
+        write_json(self.out / "summary.json", {**summary, "seconds": bars.seconds})
+        shutil.rmtree(state, ignore_errors=True)
+        left = [entry for entry in sources.manifest if entry["status"] != "used"]
+        print(f"{method} of {len(space.pairs)} sources × {len(space.labels)} types ({', '.join(space.labels)}), k = {space.k}, {space.space}, "
+              f"align {space.align}, in {self.out}")
+        if left:
+            print(f"{len(left)} left out, the first: {left[0]['path'] or left[0]['task']}: {left[0]['reason']} (all in summary.json)")
+        if self.report and summary["trust"]["gauge"]["sentence"]:
+            print(summary["trust"]["gauge"]["sentence"])
 
-    @property
-    def _state(self) -> Path:
-        """Where an interrupted autoencoder goes on from."""
-        return self.out / "state.safetensors"
-
-    def _space(self, bank: "Bank", labels: list[str], bar: "Bar") -> "Subspace":
+    def gathered(self) -> "Sources":
+        """The sources: of the bank, or of the adapters in the folders; in product space or aligned where that is wanted."""
         import subspace
+        from deltas import Bank
+        from deltas.errors import InputError
 
-        pairs = pairs_of(bank, labels, self.names)
-        if self.method != "autoencoder":
-            seeded: dict[str, Any] = {"seed": self.seed} if self.method in ("random_basis", "shuffled") else {}
-            return getattr(subspace, self.method)(bank, self.k, labels=labels, pairs=pairs, **seeded)
+        labels, folder = list(self.labels) or None, Path(self.bank[0])
+        if len(self.bank) == 1 and (folder / "theta0").is_dir():
+            bank = Bank(folder)
+            if self.task_of is not None:
+                raise InputError(f"expected folders of adapters with --task-of, got the bank {folder}; leave it out")
+            sources = subspace.gather(bank, labels, missing=self.missing)
+            if self.space == "product":
+                sources = subspace.in_product_space(sources)
+        else:
+            if self.method in LEARNED:
+                raise InputError(f"expected a bank for {self.method}, which runs the backbone, got {', '.join(self.bank)}; bring the "
+                                 "adapters into a bank with `deltaspace convert`, or choose joint_svd")
+            sources = subspace.gather_folders(self.bank, space=self.space or "product", labels=labels, task=self.task_of)
+            if not self.missing and not sources.complete:
+                whole = [pair for i, pair in enumerate(sources.pairs) if all(i in block.members for block in sources.blocks.values())]
+                if not whole:
+                    raise InputError(f"expected tasks that {', '.join(sources.labels)} all have, got none; name the task in the folders' "
+                                     "names with --task-of, choose one type with --labels, or take what there is with --missing")
+                sources = sources.of(whole)
+        if self.names:
+            for name in self.names:
+                if name not in {task for task, _ in sources.pairs}:
+                    raise InputError(f"expected sources of {name} in {sources.name}, got none that can be used; train or name others")
+            sources = sources.of([pair for pair in sources.pairs if pair[0] in self.names])
+        return subspace.aligned(sources, self.align)
+
+    def _learned(self, sources: "Sources", state: Path, bar: "Bar") -> "Subspace":
         backbone, tasks, reading = self.load()
         import deltas
+        import subspace
 
-        settings = subspace.Autoencoder(setting=self.setting, start=self.start, simplex=self.simplex, reconstruction=self.reconstruction,
-                                        alpha=self.alpha, learning_rate=self.learning_rate, steps=self.steps, seed=self.seed)
-        attached = {label: deltas.attached_from(bank, backbone, label) for label in labels}
-        return subspace.autoencoder(bank, self.k, attached=attached, tasks=tasks, reading=reading, settings=settings, labels=labels,
-                                    pairs=pairs, checkpoint=self._state, on_step=lambda step, log: bar.to(step))
+        bank = deltas.Bank(self.bank[0])
+        attached = {label: deltas.attached_from(bank, backbone, label) for label in sources.labels}
+
+        def tell(step: int, log: Any) -> None:
+            bar.to(step)
+
+        if self.method == "refined":
+            settings = subspace.Refine(learning_rate=self.learning_rate, steps=self.steps, seed=self.seed)
+            return subspace.refine(subspace.joint_svd(sources, self.k), attached=attached, tasks=tasks, reading=reading, settings=settings,
+                                   checkpoint=state / "refined.safetensors", on_step=tell)
+        learned = subspace.Autoencoder(setting=self.setting, start=self.start, simplex=self.simplex, reconstruction=self.reconstruction,
+                                       alpha=self.alpha, learning_rate=self.learning_rate, steps=self.steps, seed=self.seed)
+        return subspace.autoencoder(sources, self.k, attached=attached, tasks=tasks, reading=reading, settings=learned,
+                                    checkpoint=state / "autoencoder.safetensors", on_step=tell)

@@ -15,8 +15,8 @@ from deltas.files import read_json, write_json, write_text
 
 HERE = Path(__file__).parent
 START, END = "<!-- results: made by `python -m deltaspace.readme` from scripts/results/*.json -->", "<!-- end of results -->"
-KEPT = ("optimization", "transfer", "controls", "curve", "methods", "groups", "apart", "by_group", "regions", "sources", "source_tasks", "versions",
-        "study", "failed", "gram_correlation", "headline")
+KEPT = ("optimization", "transfer", "controls", "curve", "methods", "groups", "apart", "by_group", "regions", "sources", "source_tasks",
+        "versions", "study", "failed", "gram_correlation", "headline")
 
 
 def keep(folder: Path, name: str) -> None:

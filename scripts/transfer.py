@@ -37,7 +37,7 @@ class Transfer(OnTasks):
 
         from .progress import Bars
 
-        space, bars, tables = subspace.Subspace.load(self.space), Bars(), []
+        space, bars, tables = subspace.placed(subspace.Subspace.load(self.space), backbone), Bars(), []
         by_name = {task.name: task for task in tasks}
         for point in points:
             if point["task"] not in by_name:

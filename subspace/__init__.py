@@ -1,31 +1,51 @@
 """What many solutions share: per delta type a decoder θ_t = θ0_t + μ_t + z U_t with ONE z ∈ R^k for all types.
 
-base         the contract: Subspace with encode, decode, save, load
-gram         exact Gram matrices of solutions, streamed
-joint_svd    the closed form: the SVD of [X_A | X_L | …], each block centred and scaled
-autoencoder  the paper's learned projections; learning is their loop
-controls     mean_only, random_basis, shuffled
-optimize     stage 2: tune z alone through one type
-transfer     stage 3: decode it by every other type
-scores       relative and chance-normalised scores with bootstrap intervals
-inspection   what a subspace holds, for `deltas.inspect`
+the contract     base: Subspace with encode, decode, save, load
+what is decomposed
+                 sources: solutions by type, complete or not; foreign: folders of adapters; rows: read a block of columns at a time;
+                 gram, sharded: exact Gram matrices and combinations, on one device or many; product: LoRA by ΔW = AB; alignment, gauges
+decompositions   joint_svd (missing: where some solutions are), gcca, pca, autoencoder (learning: its loop), refine; granularity: a z a layer;
+                 controls: mean_only, random_basis (fastfood), shuffled
+choosing k       choosing, validation, stability, similarity, maps; remembered: Gram matrices asked for often
+working in it    optimize (several: types at once), gradient_free, few_shot, warm_start, transfer, merging (rules), project, export
+growing          growth: newcomers; compression: a bank as bases and codes
+scores           relative and chance-normalised scores with bootstrap intervals
+inspection       what a subspace holds, for `deltas.inspect`
 """
 
 from subspace import inspection
+from subspace.alignment import aligned
 from subspace.autoencoder import Autoencoder, autoencoder
 from subspace.base import Network, Part, Subspace
+from subspace.choosing import permutation_null
+from subspace.compression import Compressed, compress, decompress, scores_kept
 from subspace.controls import mean_only, random_basis, shuffled
+from subspace.export import export, placed
+from subspace.few_shot import few_shot
+from subspace.foreign import gather_folders
 from subspace.gcca import gcca
+from subspace.gradient_free import search
 from subspace.granularity import by_group
+from subspace.growth import extend, missed
 from subspace.joint_svd import gram_correlation, joint_svd
+from subspace.merging import Merged, merge, merge_codes, merge_solutions
 from subspace.optimize import Found, optimize, optimize_many
 from subspace.pca import pca
+from subspace.product import in_product_space
+from subspace.project import Projection, project
 from subspace.refine import Refine, refine
+from subspace.rules import Dare, Mean, Rule, TaskArithmetic, Ties
 from subspace.sources import Sources, gather
+from subspace.stability import angles_between, over_halves, over_seeds
 from subspace.transfer import TransferTable, transfer
+from subspace.validation import cross_validated
+from subspace.warm_start import WarmStart, warm_start
 
 __all__ = [
-    "Autoencoder", "Found", "Network", "Part", "Refine", "Sources", "Subspace", "TransferTable", "autoencoder", "by_group", "gather", "gcca",
-    "gram_correlation", "inspection", "joint_svd", "mean_only", "optimize", "optimize_many", "pca", "random_basis", "refine", "shuffled",
-    "transfer",
+    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources", "Subspace",
+    "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "aligned", "angles_between", "autoencoder", "by_group", "compress",
+    "cross_validated", "decompress", "export", "extend", "few_shot", "gather", "gather_folders", "gcca", "gram_correlation",
+    "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes", "merge_solutions", "missed", "optimize",
+    "optimize_many", "over_halves", "over_seeds", "pca", "permutation_null", "placed", "project", "random_basis", "refine", "scores_kept",
+    "search", "shuffled", "transfer", "warm_start",
 ]
