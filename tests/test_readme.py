@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import adapter_files
 import jax
 import numpy as np
 import pytest
+import toy
+from lowrank_fakes import solutions
 
 import deltas
 import landscape
@@ -75,3 +78,22 @@ def test_the_example_on_many_solutions(backbone, attached, batch, tmp_path, monk
     np.testing.assert_allclose(backbone.logits(given, names["theirs"]), backbone.logits(given, names["lora"]), atol=1e-5)
     np.testing.assert_allclose(names["fast"].logits(given), backbone.logits(given, names["lora"]), atol=1e-4)
     assert "lora" in capsys.readouterr().out
+
+
+def test_the_example_on_many_adapters(backbone, tmp_path, monkeypatch):
+    """The block runs as it stands, on folders of LoRA of different ranks for the small T5."""
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    code = next(block for block in blocks if "gather_folders" in block)
+    sizes = {f"encoder.block.0.layer.0.SelfAttention.{letter}": deltas.sites(backbone.module)[f"encoder.0.attn.{letter}"].sizes for letter in "qv"}
+    *many, new = solutions(n=8, sizes=sizes, ranks=(1, 2, 3))
+    for i, one in enumerate(many):
+        adapter_files.lora(tmp_path / "adapters" / f"task{i}", {m: (0.05 * a, b) for m, (a, b) in one.items()})
+    adapter_files.lora(tmp_path / "new_adapter", new)
+    few = deltas.Training(steps=2, evaluate_every=2, segment=2, batch_size=4, dev_rows=4)
+    monkeypatch.setattr(subspace, "optimize", functools.partial(subspace.optimize, training=few))
+    monkeypatch.chdir(tmp_path)
+    names = {"subspace": subspace, "backbone": backbone, "task": toy.classify(rows=32)}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["where"].exact
+    assert names["found"].z.shape == (names["space"].k,)
+    assert (tmp_path / "peft" / "adapter_model.safetensors").is_file()
