@@ -12,7 +12,7 @@ import tyro
 from deltas import Bank
 from deltas.bank import versions
 from deltas.files import write_json
-from subspace import gcca
+from subspace.gcca import dual
 from subspace.joint_svd import grams
 from subspace.missing import alternate
 from subspace.sources import Sources, gather
@@ -40,7 +40,7 @@ class Ridges:
         sources = gather(Bank(self.bank))
         by_ridge = {}
         for ridge in self.ridges:
-            found = cross_validated(sources, self.ks, folds=self.folds, method=functools.partial(gcca.dual, ridge=ridge))
+            found = cross_validated(sources, self.ks, folds=self.folds, method=functools.partial(dual, ridge=ridge))
             by_ridge[str(ridge)] = {name: dict(zip(map(str, self.ks), found.mean(across=name == "across")[0].tolist(), strict=True))
                                     for name in ("across", "own")}
         by_weight = {str(weight): {str(k): foretold(sources, k, weight, self.draws) for k in self.ks} for weight in self.weights}

@@ -11,10 +11,9 @@ from subspace_fakes import attach, planted, texts
 
 import subspace
 from deltas.tasks import Reading
-from subspace import Autoencoder, Subspace
+from subspace import Autoencoder, Refine, Subspace
 from subspace.autoencoder import learn
-from subspace.gcca import gcca
-from subspace.pca import pca
+from subspace.refine import learn as learn_decoders
 
 
 def learned(bank, k, *, labels=None, pairs=None, **changes):
@@ -28,9 +27,16 @@ def learned_anew(bank, k, **options):
     return learned(bank, k, start="random", reconstruction="mean_square", optimizer="adam", simplex="stick_breaking", **options)
 
 
-LINEAR = {"joint_svd": subspace.joint_svd, "gcca": gcca, "pca": pca, "random_basis": subspace.random_basis,
+def refined(bank, k, *, labels=None, pairs=None):
+    train, dev = texts(bank)
+    space = subspace.joint_svd(bank, k, labels=labels, pairs=pairs)
+    settings = Refine(steps=6, batch_size=4, evaluate_every=3, segment=3)
+    return learn_decoders(space, attached=attach(bank, labels), train=train, dev=dev, settings=settings, reading=Reading(buckets=(12,)))
+
+
+LINEAR = {"joint_svd": subspace.joint_svd, "gcca": subspace.gcca, "pca": subspace.pca, "random_basis": subspace.random_basis,
           "random_basis, fastfood": functools.partial(subspace.random_basis, kind="fastfood"), "mean_only": subspace.mean_only,
-          "shuffled": subspace.shuffled}
+          "shuffled": subspace.shuffled, "joint_svd by layer": functools.partial(subspace.by_group, subspace.joint_svd), "refined": refined}
 LEARNED = {"autoencoder": learned, "autoencoder, random": learned_anew}
 METHODS = LINEAR | LEARNED
 
@@ -73,7 +79,7 @@ def test_the_origin_is_the_mean(bank, method):
         at_0 = space.decode(label, np.zeros(4, np.float32))
         np.testing.assert_array_equal(at_0, space.parts[label].theta0 + space.parts[label].mean)
         np.testing.assert_array_equal(mean.decode(label, np.ones(4)), mean.decode(label, np.zeros(4)))
-        if not space.method.startswith("autoencoder"):
+        if not space.method.startswith(("autoencoder", "refined")):
             np.testing.assert_array_equal(at_0, mean.decode(label, np.full(4, 7.0)))
             np.testing.assert_allclose(at_0, thetas(bank, space, label).mean(0), atol=1e-5)
 
@@ -112,7 +118,7 @@ def test_the_order_of_tasks_and_types_is_only_an_order(bank, method):
     turned = method(bank, 3, labels=["prefix", "adapter", "lora"], pairs=[pairs[i] for i in order])
     assert turned.labels == ["prefix", "adapter", "lora"]
     assert turned.pairs == tuple(pairs[i] for i in order)
-    same(replace(space, codes=space.codes[order]), turned, 2e-3 if "auto" in space.method else 1e-4)
+    same(replace(space, codes=space.codes[order]), turned, 2e-3 if space.method in ("autoencoder", "refined") else 1e-4)
 
 
 @pytest.mark.parametrize(("labels", "k"), [(["lora"], 1), (["adapter", "prefix"], 15)])
@@ -125,7 +131,7 @@ def test_any_number_of_types_and_any_k(bank, method, labels, k):
     assert all(np.isfinite(space.encode(label, thetas(bank, space, label))).all() for label in labels)
 
 
-@pytest.mark.parametrize("name", ["joint_svd", "gcca", "pca", "shuffled", "autoencoder", "autoencoder, random"])
+@pytest.mark.parametrize("name", ["joint_svd", "gcca", "pca", "shuffled", "joint_svd by layer", "refined", "autoencoder", "autoencoder, random"])
 def test_codes_are_white(bank, name):
     codes = METHODS[name](bank, 4).codes.astype(np.float64)
     np.testing.assert_allclose(codes.mean(0), 0, atol=1e-5)
@@ -137,7 +143,7 @@ def test_bases_of_all_types_together_are_orthogonal_and_fall(bank, method):
     scale = {label: np.linalg.norm(thetas(bank, space, label) - thetas(bank, space, label).mean(0)) for label in space.labels}
     joint = np.concatenate([space.parts[label].basis / scale[label] for label in space.labels], axis=1)
     metric = joint @ joint.T
-    if space.method in ("joint_svd", "shuffled", "autoencoder"):
+    if space.method in ("joint_svd", "shuffled", "joint_svd by layer", "autoencoder"):
         np.testing.assert_allclose(metric, np.diag(np.diag(metric)), atol=2e-5 * metric.max())
         assert (np.diff(np.diag(metric)) <= 1e-9).all()
         np.testing.assert_allclose(np.sqrt(len(space.pairs) * np.diag(metric)), space.spectrum[:4], rtol=1e-3)
