@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from deltas.errors import InputError
 from landscape.style import INK, OKABE_ITO, SOFT, STYLE, sheet, write
-from landscape.taskmap import category_of, legend_of, looks
+from landscape.taskmap import INKED, category_of, legend_of, looks
 
 CELL = 0.1
 """Inches a task, so that names of 6 points stand beside each other."""
@@ -105,7 +105,7 @@ def _names(ax: Axes, tasks: Sequence[str], marks: Sequence[tuple[str, str]] | No
                     ha="right", va="center", fontsize=size, color=INK, annotation_clip=False)
         if marks is not None:
             colour, marker = marks[row]
-            wide = min(5.0, size * 0.8) * (1.25 if marker == "*" else 1.0)  # a star has little ink
+            wide = min(5.0, size * 0.8) * INKED.get(marker, 1.0) ** 0.5
             ax.plot([-0.085 / side], [row], transform=ax.get_yaxis_transform(), marker=marker, color=colour, markersize=wide, markeredgewidth=0,
                     clip_on=False)
 

@@ -16,6 +16,10 @@ from deltas.errors import InputError
 from landscape.style import FAINT, INK, OKABE_ITO, SOFT, STYLE, halo, sheet, write
 
 SYMBOLS = "osD^vPXh*<>p"
+INKED = {"*": 2.2}
+"""Area of a symbol that has little ink, in place of that of the others."""
+NAMED = 64
+"""Tasks that are named at most, the outermost first."""
 ROUNDS = 6
 """How often every name looks for a better place once all have one."""
 REACH = (5.0, 9.0, 14.0, 20.0, 28.0, 38.0, 50.0)
@@ -35,7 +39,8 @@ def category_of(categories: Mapping[str, str] | None, task: str) -> str:
 
 def legend_of(look: Mapping[str, tuple[str, str]]) -> list[Line2D]:
     """The legend's entries."""
-    return [Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, markeredgecolor="white", label=kind)
+    return [Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5 * INKED.get(marker, 1.0) ** 0.5, markeredgecolor="white",
+                   label=kind)
             for kind, (colour, marker) in look.items()]
 
 
@@ -72,7 +77,7 @@ def draw_map(
             if len(here) > 1:
                 for point in here:
                     ax.plot(*np.stack([centres[n], point]).T, color=colour, linewidth=0.7, alpha=0.5, zorder=1)
-            ax.scatter(*here.T, s=30, color=colour, marker=symbol, edgecolor="white", linewidth=0.5, zorder=3)
+            ax.scatter(*here.T, s=30 * INKED.get(symbol, 1.0), color=colour, marker=symbol, edgecolor="white", linewidth=0.5, zorder=3)
         ax.margins(0.1)
         if axes is None:
             ax.set_xticks([])
@@ -90,7 +95,9 @@ def draw_map(
             ax.set_title(title, loc="left")
         figure.draw_without_rendering()  # places everything, so that names can be measured
         figure.set_layout_engine("none")
-        _name(ax, tasks, centres, points)
+        outermost = np.argsort(-np.linalg.norm(centres - centres.mean(0), axis=1), kind="stable")[:NAMED]
+        chosen = sorted(outermost.tolist())
+        _name(ax, [tasks[n] for n in chosen], centres[chosen], points)
         return write(figure, path)
 
 

@@ -24,9 +24,11 @@ from jaxtyping import Float64, Int
 
 from deltas.bank import Bank
 from deltas.errors import InputError
+from subspace.cores import Core, ProductRows
 from subspace.gram import centred, gram
+from subspace.product import factors_of
 from subspace.remembered import by_task, common, remembered
-from subspace.sources import Pair, Sources
+from subspace.sources import Block, Pair, Sources
 from subspace.stability import principal_angles
 
 Matrix = Float64[np.ndarray, "tasks tasks"]
@@ -77,6 +79,18 @@ def clustered(similarity: Matrix) -> Order:
     np.fill_diagonal(distance, 0.0)
     tree = linkage(squareform(np.maximum(distance, 0.0), checks=False), "average", optimal_ordering=True)
     return Order(order=leaves_list(tree).astype(np.int64), linkage=tree)
+
+
+def product_gram(block: Block) -> Float64[np.ndarray, "N N"]:
+    """⟨ΔW_m, ΔW_n⟩ between the solutions of a LoRA, from their factors alone: the same in every gauge (see `subspace.product`).
+
+    Raises:
+        InputError: a LoRA with `dora`, whose change depends on the backbone's weights.
+    """
+    solutions = [factors_of(block.config, block.layout, block.theta0, block.rows, n) for n in range(len(block.rows))]
+    # coordinates are not asked for, so the cores need none
+    cores = {module: Core(np.zeros((a.shape[0], 0)), b.shape[1], 1.0, 0.0) for module, (a, b) in solutions[0].items()}
+    return ProductRows(solutions, cores).gram()
 
 
 # ------------------------------------------------------------ between types

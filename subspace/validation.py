@@ -85,6 +85,14 @@ class CrossValidated:
         chosen = ~same if across else same
         return self.share[:, chosen].mean(-1), self.resampled[:, :, chosen].mean(-1).std(0, ddof=1)
 
+    def mean_interval(self, *, across: bool, less: "CrossValidated | None" = None) -> Float64[np.ndarray, "2 ks"]:
+        """The 95 % interval of `mean`, over tasks; `less` another result of the same tasks, of the difference to its mean."""
+        chosen = ~np.eye(len(self.labels), dtype=bool) if across else np.eye(len(self.labels), dtype=bool)
+        drawn = self.resampled[:, :, chosen].mean(-1)
+        if less is not None:
+            drawn = drawn - less.resampled[:, :, chosen].mean(-1)
+        return np.quantile(drawn, [0.025, 0.975], axis=0)
+
     def rows(self) -> list[dict[str, Any]]:
         """As a table: source, target, k, share, low, high."""
         share, (low, high) = self.share, self.interval

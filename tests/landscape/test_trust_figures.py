@@ -131,6 +131,12 @@ def test_names_do_not_cover_each_other(drawn, n):
     assert all(frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1 for box in boxes)
 
 
+def test_of_many_tasks_the_outermost_are_named(drawn, monkeypatch):
+    monkeypatch.setattr(taskmap, "NAMED", 2)
+    figure = drawn(landscape.draw_map, np.array([[0.0, 0], [5, 0], [0.1, 0.1], [-4, 0]]), [(t, 0) for t in "abcd"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["b", "d"]
+
+
 def test_boxes_lie_beside_their_points():
     at = np.array([[50.0, 50.0], [52.0, 50.0], [300.0, 50.0]])
     found = places(at, np.full((3, 2), [30.0, 8.0]), at, (0, 0, 400, 100))

@@ -175,6 +175,12 @@ def test_intervals_hold_the_share_and_narrow_with_tasks(wide):
     low, high = found.interval
     assert (low <= found.share).all()
     assert (found.share <= high).all()
+    for across in (True, False):
+        share, error = found.mean(across=across)
+        below, above = found.mean_interval(across=across)
+        assert ((below <= share) & (share <= above)).all()
+        np.testing.assert_allclose(above - below, 4 * error, rtol=0.25)
+    np.testing.assert_array_equal(found.mean_interval(across=True, less=found), 0)
     few = cross_validated(wide, [2], pairs=wide.pairs()[:6])
     assert few.mean(across=True)[1][0] > found.mean(across=True)[1][0]
     rows = found.rows()
