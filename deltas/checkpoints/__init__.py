@@ -25,13 +25,13 @@ from deltas.checkpoints.unplaced import Unplaced, read_unplaced
 from deltas.errors import InputError
 
 
-def load_checkpoint(folder: str | Path, backbone: Backbone, *, without_head: bool = False, **options: Any) -> Solution:
+def load_checkpoint(folder: str | Path, backbone: Backbone, **options: Any) -> Solution:
     """The delta in the folder of either library, told apart by their configurations: see `load_peft` and `load_adapterhub`."""
     raw = read_config(Path(folder))
     if "peft_type" in raw:
         return load_peft(folder, backbone, **options)
     if "config" in raw:
-        return load_adapterhub(folder, backbone, without_head=without_head, **options)
+        return load_adapterhub(folder, backbone, **options)
     raise InputError(f"expected a peft_type or a config in {Path(folder) / 'adapter_config.json'}, got neither; it is of another library")
 
 

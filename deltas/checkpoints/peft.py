@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def load_peft(folder: str | Path, backbone: Backbone, *, task: str | None = None, seed: int = 0, label: str | None = None,
-              allow_pickle: bool = False) -> Solution:
+              allow_pickle: bool = False, without_head: bool = False) -> Solution:
     """The delta in a PEFT checkpoint, on the backbone it was trained on.
 
     LORA (with rank and alpha patterns, rslora, DoRA), IA3, PREFIX_TUNING, PROMPT_TUNING and LN_TUNING, which becomes `full` at the norms
@@ -38,6 +38,7 @@ def load_peft(folder: str | Path, backbone: Backbone, *, task: str | None = None
         seed: its number there.
         label: of the delta, in a bank and in tables; the type's name where not given.
         allow_pickle: read `adapter_model.bin` where there are no safetensors, weights alone, with PyTorch.
+        without_head: leave out the prediction head that PEFT saved with the adapter (`modules_to_save`), which is refused otherwise.
 
     Raises:
         InputError: a type or a switch that changes the mathematics and is not built, by its name; tensors that are missing, left over or of
@@ -53,8 +54,9 @@ def load_peft(folder: str | Path, backbone: Backbone, *, task: str | None = None
     folder = Path(folder)
     raw = read_config(folder, "peft_type")
     path = folder / CONFIG
-    kind = peft_config.check(raw, path)
-    tensors = Tensors(read_tensors(folder, SAFE, PICKLED, allow_pickle=allow_pickle), folder)
+    kind = peft_config.check(raw, path, without_head=without_head)
+    values = read_tensors(folder, SAFE, PICKLED, allow_pickle=allow_pickle)
+    tensors = Tensors(peft_config.headless(raw, values, without_head=without_head), folder)
     names = Names.of(backbone)
     prefixed = names.prefixed(key.removeprefix(peft_config.BASE) for key in tensors.values)
     config, parameters = interpret(kind, raw, tensors, names, path, label or "", backbone)

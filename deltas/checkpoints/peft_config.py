@@ -57,8 +57,12 @@ STARTS = (True, False, None, "true", "false", "gaussian", "eva", "orthogonal", "
 """Values of init_lora_weights that leave the backbone's weights as they are."""
 
 
-def check(raw: Mapping[str, Any], path: Path) -> str:
-    """The PEFT type of a configuration whose switches can all be read.
+HEADS = frozenset({"classifier", "score", "qa_outputs"})
+"""What PEFT itself puts into `modules_to_save`: prediction heads, by the task's type."""
+
+
+def check(raw: Mapping[str, Any], path: Path, *, without_head: bool = False) -> str:
+    """The PEFT type of a configuration whose switches can all be read; of which a prediction head may be left out.
 
     Raises:
         InputError: a type or a switch that is not built, by its name.
@@ -71,6 +75,11 @@ def check(raw: Mapping[str, Any], path: Path) -> str:
         raise InputError(f"expected peft_type {', '.join(READ)} in {path}, got {kind!r}, which is not built; convert it with PEFT first")
     for key, meaning in REFUSED.items():
         value = raw.get(key)
+        if key == "modules_to_save" and value and HEADS.issuperset(value):
+            if without_head:
+                continue
+            raise InputError(f"expected an adapter alone in {path}, got modules_to_save {value!r}, a prediction head, which no delta holds; "
+                             "leave it out with without_head=True")
         if value and value != "none":
             raise InputError(f"expected {key} unset in {path}, got {value!r}: {meaning}, which is not built; train without it, or merge the "
                              "adapter into the backbone with PEFT")
@@ -82,6 +91,12 @@ def check(raw: Mapping[str, Any], path: Path) -> str:
     if unknown := sorted(set(raw) - known):
         warnings.warn(f"{path} has keys that are not known here and not read: {', '.join(unknown)}", UserWarning, stacklevel=4)
     return kind
+
+
+def headless(raw: Mapping[str, Any], values: Mapping[str, Any], *, without_head: bool) -> Mapping[str, Any]:
+    """The tensors, without those of the prediction head where it is left out."""
+    heads = HEADS.intersection(raw.get("modules_to_save") or ()) if without_head else frozenset()
+    return {key: value for key, value in values.items() if not heads.intersection(key.split("."))}
 
 
 def number(raw: Mapping[str, Any], key: str, path: Path) -> int:

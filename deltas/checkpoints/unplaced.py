@@ -231,7 +231,7 @@ def read_unplaced(folder: str | Path, *, allow_pickle: bool = False, without_hea
     Args:
         folder: with `adapter_config.json` and safetensors.
         allow_pickle: read a pickle where there are no safetensors, weights alone, with PyTorch.
-        without_head: leave out the prediction head that AdapterHub saved beside the adapter.
+        without_head: leave out the prediction head that was saved with the adapter.
 
     Raises:
         InputError: what `load_checkpoint` refuses; what needs the backbone (DoRA, fused modules of AdapterHub's LoRA); NaN or infinity, by file
@@ -244,7 +244,7 @@ def read_unplaced(folder: str | Path, *, allow_pickle: bool = False, without_hea
     folder = Path(folder)
     raw = read_config(folder)
     if "peft_type" in raw:
-        found = _peft(raw, folder, allow_pickle)
+        found = _peft(raw, folder, allow_pickle, without_head)
     elif "config" in raw:
         adapterhub.check_heads(folder, without_head)
         found = _adapterhub(raw, folder, allow_pickle)
@@ -256,14 +256,14 @@ def read_unplaced(folder: str | Path, *, allow_pickle: bool = False, without_hea
 
 
 # ------------------------------------------------------------ PEFT
-def _peft(raw: Mapping[str, Any], folder: Path, allow_pickle: bool) -> Unplaced:
+def _peft(raw: Mapping[str, Any], folder: Path, allow_pickle: bool, without_head: bool) -> Unplaced:
     path = folder / peft.CONFIG
-    kind = peft_config.check(raw, path)
+    kind = peft_config.check(raw, path, without_head=without_head)
     if raw.get("use_dora"):
         raise InputError(f"expected use_dora unset in {path}, to read it without its backbone, got {raw['use_dora']!r}, which divides by the "
                          "lengths of the backbone's weights; give the backbone")
     values, files = find_tensors(folder, peft.SAFE, peft.PICKLED, allow_pickle=allow_pickle)
-    tensors = Tensors(values, folder)
+    tensors = Tensors(peft_config.headless(raw, values, without_head=without_head), folder)
     keep: dict[str, Any] = {"peft_type": kind}
     if kind == "LORA":
         pieces = _peft_lora(raw, tensors, path)

@@ -187,6 +187,23 @@ class TestRefusals:
         with refused(word):
             read_unplaced(copy("t5-lora", **changes))
 
+    def test_a_prediction_head(self, copy, golden, backbones, refused):
+        """PEFT saves one with the adapters of classifiers; embeddings that were trained too are no head."""
+        backbone = backbones(PEFT["t5-lora"])
+
+        def head(values):
+            values["base_model.model.classifier.dense.weight"] = np.ones((2, 3), np.float32)
+
+        folder = copy("t5-lora", head, modules_to_save=["classifier", "score"])
+        for read in (read_unplaced, lambda folder, **options: load_peft(folder, backbone, **options)):
+            with refused("prediction head", "without_head=True"):
+                read(folder)
+        plain = golden["peft"]["t5-lora"]
+        np.testing.assert_array_equal(np.asarray(read_unplaced(folder, without_head=True).vector), np.asarray(read_unplaced(plain).vector))
+        np.testing.assert_array_equal(load_peft(folder, backbone, without_head=True).theta, load_peft(plain, backbone).theta)
+        with refused("modules_to_save", "embed_tokens"):
+            read_unplaced(copy("t5-lora", modules_to_save=["embed_tokens"]), without_head=True)
+
     def test_a_half(self, copy, refused):
         key = "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_B.weight"
         with refused(f"no {key}"):
