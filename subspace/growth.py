@@ -4,7 +4,8 @@
         [ C       K_new]
 
 A linear decomposition is a function of the types' Gram matrices: with K complete it is done again in the N×N dual form, and its coefficients
-combine the rows once. m newcomers to n sources cost m(n + m) inner products instead of (n + m)².
+combine the rows once. m newcomers to n sources cost m(n + m) inner products instead of (n + m)². In product space the cores become those of
+all solutions, which changes no inner product.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +17,14 @@ from jaxtyping import Float, Float32, Float64
 
 from deltas.bank import Bank
 from deltas.errors import InputError
-from subspace.base import Subspace
+from deltas.types import LoRA
+from subspace.base import Part, Subspace
 from subspace.gcca import gcca
 from subspace.gram import gram, products
 from subspace.joint_svd import grams, joint_svd
 from subspace.pca import pca
-from subspace.rows import MEMORY, Rows
+from subspace.product import coordinates, factors_of
+from subspace.rows import MEMORY, Rows, Stored
 from subspace.sources import Block, Pair, Sources, gather
 
 METHODS: Mapping[str, tuple[Callable[..., Subspace], tuple[str, ...]]] = {
@@ -124,7 +127,8 @@ def extend(space: Subspace, bank: Bank | Sources, *, pairs: Sequence[Pair] | Non
 def missed(space: Subspace, bank: Bank | Sources, pairs: Sequence[Pair] | None = None) -> dict[str, dict[Pair, float]]:
     """How much of each solution a subspace misses: by label and (task, seed), ‖r‖ / ‖x − μ‖, between 0 and 1.
 
-    x is the solution's θ − θ0 and r what of x − μ lies outside the span of U_t. A solution that is the mean misses nothing.
+    x is the solution's θ − θ0 (in product space its change of weights) and r what of x − μ lies outside the span of U_t. A solution that is
+    the mean misses nothing.
 
     Args:
         bank: or sources.
@@ -134,15 +138,29 @@ def missed(space: Subspace, bank: Bank | Sources, pairs: Sequence[Pair] | None =
         pairs = [pair for pair in gather(bank, space.labels, missing=True).pairs if pair not in set(space.pairs)]
     sources, found = _fitting(space, bank, pairs, missing=True), {}
     for label, block in sources.blocks.items():
-        part, rows = space.part(label), block.rows
+        part = space.part(label)
+        rows, outside = _in_cores(part, block) if _product(space, part) else (block.rows, 0.0)
         mean = np.asarray(part.mean)[None]
         metric, shift = products(part.basis, list(part.basis)), products(part.basis, list(mean))
         along = products(part.basis, rows) - shift
         total = np.diagonal(gram(rows)) - 2 * products(mean, rows)[:, 0] + products(mean, list(mean))[0, 0]
+        total = total + outside
         inside = np.einsum("nk,nk->n", along @ np.linalg.pinv(metric, rcond=1e-12, hermitian=True), along)
         share = np.divide(total - inside, total, out=np.zeros_like(total), where=total > 0)
         found[label] = {sources.pairs[n]: float(np.sqrt(np.clip(s, 0, 1))) for n, s in zip(block.members, share, strict=True)}
     return found
+
+
+def _product(space: Subspace, part: Part) -> bool:
+    """Whether a type is compared by its changes of weights."""
+    return space.space == "product" and isinstance(part.config, LoRA)
+
+
+def _in_cores(part: Part, block: Block) -> tuple[Rows, Float64[np.ndarray, " n"]]:
+    """Rows in the cores of a part, and ‖ΔW‖² of each that lies outside them."""
+    found = [coordinates(part.layout, np.asarray(part.theta0), factors_of(block.config, block.layout, block.theta0, block.rows, n))
+             for n in range(len(block.rows))]
+    return Stored([x for x, _, _ in found]), np.array([outside for _, outside, _ in found])
 
 
 def _fitting(space: Subspace, bank: Bank | Sources, pairs: Sequence[Pair], *, missing: bool) -> Sources:
@@ -153,7 +171,8 @@ def _fitting(space: Subspace, bank: Bank | Sources, pairs: Sequence[Pair], *, mi
         if ours != theirs:
             raise InputError(f"expected solutions of the subspace's {what} {ours!r}, got {sources.name} of {theirs!r}; fit a subspace to those")
     for label, block in sources.blocks.items():
-        if (ours := space.part(label).theta0_fingerprint) != block.fingerprint:
+        part = space.part(label)
+        if (ours := part.theta0_fingerprint) != block.fingerprint and not _product(space, part):
             raise InputError(f"expected {label} of the subspace's θ0 {ours}, got {sources.name} with θ0 {block.fingerprint}; fit a subspace "
                              "to those")
     return sources
@@ -186,8 +205,8 @@ def _grown(space: Subspace, label: str, block: Block) -> Float64[np.ndarray, "n 
 
 def _unchanged(old: np.ndarray, first: np.ndarray, rows: Rows, label: str) -> None:
     """The inner products with the first row are those that were kept, or some row is another one."""
-    sizes = np.sqrt(np.diagonal(old) * old[0, 0])
-    apart = np.flatnonzero(~(np.abs(first - old[:, 0]) <= 1e-9 * sizes))
+    same = 1e-9 if isinstance(rows, Stored) else 1e-6  # cores are rounded to float32, their Gram matrices are not
+    apart = np.flatnonzero(~(np.abs(first - old[:, 0]) <= same * np.sqrt(np.diagonal(old) * old[0, 0])))
     if len(apart):
         raise InputError(f"expected the solutions of {label} that the subspace was fitted to, got other numbers in {rows.name(int(apart[0]))}; "
                          "fit it anew")

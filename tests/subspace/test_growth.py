@@ -11,6 +11,7 @@ from subspace import growth
 from subspace.gcca import gcca
 from subspace.growth import extend, missed, with_grams
 from subspace.pca import pca
+from subspace.product import factors_of, product_block, product_rows
 from subspace.rows import Stored
 from subspace.sources import gather
 
@@ -67,6 +68,52 @@ def test_a_source_that_only_some_types_have(bank):
     whole = subspace.joint_svd(gather(partly, missing=True), 3)
     np.testing.assert_allclose(grown.codes, whole.codes, atol=1e-5)
     assert set(grown.settings["grown"][-1]["missed"]) == {"adapter", "prefix"}
+
+
+def products(count):
+    """Random LoRAs of ranks 1 to 3 at two modules, the later ones with directions that the first have not."""
+    rng, found = np.random.default_rng(0), []
+    for n in range(count):
+        one = {}
+        for module in ("layer.0.q", "layer.1.q")[: 1 + n % 2]:
+            a, b = rng.standard_normal((12, 1 + n % 3)), rng.standard_normal((1 + n % 3, 7))
+            a[6 + n // 2 :] = 0
+            one[module] = (a.astype(np.float32), b.astype(np.float32))
+        found.append(one)
+    return found
+
+
+def in_products(given, many):
+    block = product_block("lora", product_rows(many), np.arange(len(many)))
+    return replace(given, pairs=tuple((f"t{n}", 0) for n in range(len(many))), blocks={"lora": block}, space="product")
+
+
+def test_cores_grow_with_what_is_added():
+    """Adapters of other ranks, at other modules, with directions of their own."""
+    given, many = gather(planted(["lora"])), products(9)
+    old, everything = in_products(given, many[:6]), in_products(given, many)
+    space = with_grams(subspace.joint_svd(old, 2), old)
+    grown, whole = extend(space, everything), subspace.joint_svd(everything, 2)
+    same(grown, whole)
+    assert grown.part("lora").layout != space.part("lora").layout
+    shares = missed(space, everything)["lora"]
+    part, w = space.part("lora"), np.stack([flat(one) for one in many])
+    centre, directions = change_of(part, part.mean), np.stack([change_of(part, u) for u in part.basis])
+    q = np.linalg.qr(directions.T)[0]
+    for n in range(6, 9):
+        x = w[n] - centre
+        np.testing.assert_allclose(shares[f"t{n}", 0], np.linalg.norm(x - q @ (q.T @ x)) / np.linalg.norm(x), rtol=1e-5)
+
+
+def flat(factors):
+    """ΔW of both modules as one vector."""
+    none = (np.zeros((12, 1)), np.zeros((1, 7)))
+    return np.concatenate([(a.astype(np.float64) @ b).ravel() for a, b in (factors.get(m, none) for m in ("layer.0.q", "layer.1.q"))])
+
+
+def change_of(part, x):
+    """ΔW of θ0 + x in a product space."""
+    return flat(dict(factors_of(part.config, part.layout, part.theta0, Stored([np.asarray(x)]), 0).items()))
 
 
 def test_what_the_old_space_misses(bank):
