@@ -14,7 +14,9 @@ complete data is the solution. After every step z is brought to mean 0 and varia
 all types together orthogonal with falling norms; neither changes a point that is decoded.
 
 How large k can be: a type is placed in the others' coordinates by the sources that it shares with them, and k+1 points fix the coordinates of
-k dimensions. So k is at most one less than the sources that each type shares with those joined before it, starting from the largest.
+k dimensions. So k is at most one less than the sources that each type shares with those joined before it, starting from the largest. That is
+enough where solutions have no noise. With hardly more, directions that fit the noise of the few shared sources have the least error too: then
+blocks that are not there are guessed worse than by their mean, and a smaller k, or more sources that several types have, is what helps.
 """
 
 from collections.abc import Mapping, Sequence
