@@ -1,4 +1,4 @@
-"""What `deltaspace decompose` writes beside the subspace: how many directions, how far to trust them, what is alike; numbers, figures, a page."""
+"""What `deltaspace decompose` writes beside the subspace: how many directions, how far to trust them, what is alike: numbers, figures, page."""
 
 from __future__ import annotations
 

@@ -85,9 +85,12 @@ def product_gram(block: Block) -> Float64[np.ndarray, "N N"]:
     """⟨ΔW_m, ΔW_n⟩ between the solutions of a LoRA, from their factors alone: the same in every gauge (see `subspace.product`).
 
     Raises:
-        InputError: a LoRA with `dora`, whose change depends on the backbone's weights.
+        InputError: a LoRA with `dora`, whose change depends on the backbone's weights, or a layout without factors.
     """
     solutions = [factors_of(block.config, block.layout, block.theta0, block.rows, n) for n in range(len(block.rows))]
+    if not solutions or not len(solutions[0]):
+        raise InputError(f"expected a LoRA with factors A and B to compare products, got a layout of {', '.join(block.layout.names[:3])}; "
+                         "compare its numbers")
     # coordinates are not asked for, so the cores need none
     cores = {module: Core(np.zeros((a.shape[0], 0)), b.shape[1], 1.0, 0.0) for module, (a, b) in solutions[0].items()}
     return ProductRows(solutions, cores).gram()

@@ -4,12 +4,14 @@ import sys
 
 import numpy as np
 import pytest
+from lora_sources import loras
 from scipy.linalg import subspace_angles
 from scipy.spatial.distance import pdist
 from subspace_fakes import FakeBank, planted
 
 import subspace
 from subspace.maps import code_points, points_of, task_map
+from subspace.product import in_product_space
 from subspace.similarity import (
     against_permuted,
     cka,
@@ -18,9 +20,11 @@ from subspace.similarity import (
     cosines,
     criterion,
     own_codes,
+    product_gram,
     task_cosines,
     type_similarity,
 )
+from subspace.sources import gather
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +125,18 @@ def test_types_that_share_and_types_that_do_not(wide, strangers):
     assert sum(entry["p"] < 0.05 for measures in apart.values() for entry in measures.values()) <= 3
 
 
+def test_products_do_not_know_the_gauge():
+    plain, turned = loras(), loras(gauges=True)
+    found = product_gram(plain.blocks["lora"])
+    np.testing.assert_allclose(found, product_gram(turned.blocks["lora"]), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found, in_product_space(plain).rows["lora"].gram(), rtol=1e-6)
+    assert np.abs(task_cosines(plain)[1]["lora"] - task_cosines(turned)[1]["lora"]).max() > 0.3
+    block = plain.blocks["lora"]
+    parts = [block.layout.unflatten(block.theta0 + block.rows[n]) for n in (0, 1)]
+    changes = [[1.5 * np.asarray(p[f"{site}.a"]) @ np.asarray(p[f"{site}.b"]) for site in ("encoder.0.q", "encoder.0.v")] for p in parts]
+    assert found[0, 1] == pytest.approx(sum(np.sum(a * b) for a, b in zip(*changes, strict=True)), rel=1e-4)
+
+
 def test_gram_correlation_is_the_known_one(wide):
     found, known = type_similarity(wide, 3, permutations=5), subspace.gram_correlation(wide, permutations=5)
     for pair, entry in known.items():
@@ -196,6 +212,8 @@ def test_refusals(bank, refused):
     for k in (0, 7):
         with refused("between 1 and 6", "8 tasks", f"got {k}"):
             type_similarity(bank, k)
+    with refused("factors A and B", "layout of x"):
+        product_gram(gather(bank).blocks["lora"])
     with refused("at least 2 tasks", "got 1"):
         clustered(np.ones((1, 1)))
     with refused("pca, tsne, umap", "isomap"):
