@@ -1,5 +1,6 @@
 """`deltaspace decompose`: a bank's solutions, or folders of adapters, into one shared subspace."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -82,11 +83,15 @@ class Decompose(OnTasks):
         with bars.stage("gather", 1) as bar:
             sources = self.gathered()
             bar()
-        with bars.stage("decompose", self.steps if self.method in LEARNED else 1) as bar:
-            kept = resumable(sources, state)
-            space = self._learned(kept, state, bar) if self.method in LEARNED else closed(method, kept, self.k, self.seed)
-            sources.unchanged()
-            space.save(self.out)
+        try:
+            with bars.stage("decompose", self.steps if self.method in LEARNED else 1) as bar:
+                kept = resumable(sources, state)
+                space = self._learned(kept, state, bar) if self.method in LEARNED else closed(method, kept, self.k, self.seed)
+                sources.unchanged()
+                space.save(self.out)
+        finally:
+            with contextlib.suppress(OSError):
+                state.rmdir()  # unless there is something to go on from
         summary = {**space.describe(), "manifest": list(sources.manifest), "versions": versions()}
         if self.report:
             with bars.stage("report", 1) as bar:

@@ -139,7 +139,8 @@ def test_commands_one_by_one(tmp_path, data):
                  "--steps", "4", "--batch-size", "4", "--evaluate-every", "2", "--out", bank]) == 0
     assert len(json.loads(Path(bank, "summary.json").read_text())["solutions"]["lora"]) == 3
     assert main(["decompose", bank, "--k", "2", "--out", space]) == 0
-    learned = ["decompose", bank, *on, "--k", "2", "--method", "autoencoder", "--steps", "2", "--out", str(tmp_path / "learned")]
+    learned = ["decompose", bank, *on, "--k", "2", "--method", "autoencoder", "--steps", "2", "--no-report",
+               "--out", str(tmp_path / "learned")]
     assert main(learned) == 0
     assert json.loads((tmp_path / "learned" / "summary.json").read_text())["method"] == "autoencoder"
     assert {p.name for p in (tmp_path / "learned").iterdir()} == {"subspace.safetensors", "summary.json"}
