@@ -105,7 +105,7 @@ def free(block: Block | Part, relative: bool | None) -> list[Site]:
 
 def _moved(block: Block, sites: Sequence[Site], how: str, rounds: int, memory: int, folder: str | Path | None) -> np.ndarray:
     """The aligned rows float32 [n, D]."""
-    rows = _room((len(block.rows), block.layout.size), memory, folder)
+    rows = room((len(block.rows), block.layout.size), memory, folder)
     largest, references = dict.fromkeys((site.name for site in sites), -1.0), {}
     for n in range(len(rows)):
         theta = block.theta0 + block.rows[n]
@@ -135,8 +135,9 @@ def _moved(block: Block, sites: Sequence[Site], how: str, rounds: int, memory: i
     return rows
 
 
-def _room(shape: tuple[int, int], memory: int, folder: str | Path | None) -> np.ndarray:
+def room(shape: tuple[int, int], memory: int, folder: str | Path | None) -> Float32[np.ndarray, "n D"]:
+    """Zeros in memory, or in a temporary file where they take more than `memory` bytes."""
     if 4 * shape[0] * shape[1] <= memory:
-        return np.empty(shape, np.float32)
+        return np.zeros(shape, np.float32)
     with tempfile.TemporaryFile(dir=folder, prefix="aligned.") as file:  # it has no name: nothing is left behind by a kill
         return np.memmap(file, np.float32, "w+", shape=shape)

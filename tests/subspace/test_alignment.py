@@ -9,6 +9,7 @@ import subspace
 from deltas.layout import Layout
 from subspace.alignment import align_to, aligned
 from subspace.gauges import sites_of
+from subspace.ranks import of_one_rank
 from subspace.rows import Stored
 from subspace.sources import Block, Sources, gather
 
@@ -210,3 +211,41 @@ def test_refusals(ready, refused):
     space = subspace.joint_svd(sources, 2)
     with refused("θ of lora", "(3,)"):
         align_to(space, "lora", np.zeros(3))
+
+
+def test_ranks_that_differ_in_one_bank(ready, backbone, batch, refused):
+    """Two LoRA types of different ranks, scales and modules become one that runs; aligned, a solution is one whatever its rank."""
+    one, x = ready["lora"]
+    small = deltas.Attached.of(backbone, deltas.LoRA(rank=2, alpha=3.0, rslora=True, sites=("q", "o"), label="small"))
+    y = (0.2 * np.random.default_rng(5).standard_normal((4, small.layout.size))).astype(np.float32)
+    blocks = dict(sources_of(ready, {label: rows for label, (_, rows) in ready.items()}).blocks)
+    blocks["lora"] = replace(blocks["lora"], rows=Stored(list(x[:5])), members=np.array([0, 2, 4, 6, 8]))
+    blocks["small"] = Block(config=small.config, layout=small.layout, theta0=small.theta0, fingerprint="s", rows=Stored(list(y)),
+                            members=np.array([1, 3, 5, 7]))
+    sources = Sources(name="ranks", backbone=backbone.fingerprint, pairs=tuple((f"t{n}", 0) for n in range(9)), blocks=blocks)
+    found = of_one_rank(sources)
+    assert found.labels == ["adapter", "prefix", "lora"]
+    assert found.complete
+    block = found.blocks["lora"]
+    np.testing.assert_array_equal(block.members, np.arange(9))
+    whole = deltas.Attached.of(backbone, block.config, theta0=block.theta0)
+    assert whole.layout == block.layout
+    assert whole.theta0_fingerprint == block.fingerprint
+    for n, (was, row) in ((3, (small, y[1])), (4, (one, x[2]))):
+        np.testing.assert_allclose(logits(whole, block.rows[n], batch), logits(was, was.theta0 + row, batch), atol=1e-4)
+    for how in BOTH:
+        space = subspace.joint_svd(aligned(found, how, relative=True), 3)
+        theta = space.decode("lora", space.codes[3])
+        assert np.isfinite(logits(whole, theta, batch)).all()
+    with refused("t0, seed 0", "two"):
+        of_one_rank(replace(sources, blocks={**blocks, "small": replace(blocks["small"], members=np.arange(4))}))
+    with refused("LoRA types", "adapter"):
+        of_one_rank(sources, ["adapter", "lora"])
+    with refused("another type's"):
+        of_one_rank(sources, label="adapter")
+    with refused("aligned by canonical"):
+        of_one_rank(aligned(sources, "canonical", relative=True))
+    name = next(name for name in small.layout.names if name.endswith("q.b"))
+    other = Layout(small.layout.names, tuple((2, 8) if n == name else shape for n, shape in zip(small.layout.names, small.layout.shapes)))
+    with refused("of one size", name.removesuffix(".b")):
+        of_one_rank(replace(sources, blocks={**blocks, "small": replace(blocks["small"], layout=other)}))
