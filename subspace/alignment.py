@@ -8,6 +8,10 @@ slots of a prefix in another order (`subspace.gauges`). Vectors of such solution
     procrustes   canonical, then each turned to a reference, site by site: O(r) Procrustes for LoRA, the assignment problem for units and slots.
                  The reference starts as the largest solution at that site and is the mean of all from then on, a few rounds
 
+A canonical form is the same for every gauge, but not alike for like solutions: which direction or unit is the strongest changes from task to
+task. On the demo's bank, of one θ0, 16 dimensions hold 69 % of the adapters' variance without alignment, 38 % in canonical form and 69 % by
+procrustes, and what codes of one type foretell of another falls from 0.41 to −0.01 and is back at 0.41.
+
 The new rows are align(θ_n) − θ0, so that θ = θ0 + μ + z U holds as ever; θ0 itself stays. Every aligned θ_n is the same function as before.
 A reference is made of all sources: where tasks are held out, hold them out first. Symmetries that are not used: the scale of an adapter's
 units under relu and their sign under tanh, and the hidden units of a prefix's network. Other delta types stay as they are.
