@@ -124,7 +124,8 @@ def summarise(
 
     Returns:
         rows, {"optimization": {type: entry}, "transfer": {"lora->adapter": entry}, "controls": {name: {stage: entry}},
-        "curve": [{"k", "optimization", "transfer"}], "methods": {method: {k: {stage: entry}}}, "by_group": {group: {stage: entry}}, "groups", "apart"}, where an entry is that
+        "curve": [{"k", "optimization", "transfer"}], "methods": {method: {k: {stage: entry}}},
+        "by_group": {group: {stage: entry}}, "groups", "apart"}, where an entry is that
         of `entry`.
     """
     outside = apart(dev)

@@ -84,7 +84,8 @@ def test_the_example_on_many_adapters(backbone, tmp_path, monkeypatch):
     """The block runs as it stands, on folders of LoRA of different ranks for the small T5."""
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
     code = next(block for block in blocks if "gather_folders" in block)
-    sizes = {f"encoder.block.0.layer.0.SelfAttention.{letter}": deltas.sites(backbone.module)[f"encoder.0.attn.{letter}"].sizes for letter in "qv"}
+    places = deltas.sites(backbone.module)
+    sizes = {f"encoder.block.0.layer.0.SelfAttention.{letter}": places[f"encoder.0.attn.{letter}"].sizes for letter in "qv"}
     *many, new = solutions(n=8, sizes=sizes, ranks=(1, 2, 3))
     for i, one in enumerate(many):
         adapter_files.lora(tmp_path / "adapters" / f"task{i}", {m: (0.05 * a, b) for m, (a, b) in one.items()})
