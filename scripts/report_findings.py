@@ -201,7 +201,8 @@ def _groups(study: Study) -> list[Finding]:
 
 def _methods(study: Study) -> list[Finding]:
     found = []
-    others = dict.fromkeys(r.method for r in study.rows if r.stage == "transfer" and not r.control and r.method != study.method)
+    others = dict.fromkeys(r.method for r in study.rows if r.stage == "transfer" and not r.control and r.method != study.method
+                            and "/" not in r.method)  # of fewer source tasks
     ours = study.overall("transfer")
     for other in others:
         theirs = study.mean([r for r in study.rows if r.stage == "transfer" and not r.control and r.method == other and r.k == study.k

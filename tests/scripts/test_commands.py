@@ -47,7 +47,12 @@ batch_size = 4
 evaluate_every = 2
 segment = 2
 [decomposition]
+methods = ["joint_svd", "gcca@layer", "refined"]
 k = [1, 2]
+all_k = false
+source_counts = [2]
+[decomposition.refined]
+steps = 2
 [optimization]
 seeds = 2
 [optimization.training]
@@ -119,6 +124,8 @@ def test_study_writes_everything(study):
     assert summary["headline"] in html.unescape((out / "report.html").read_text())
     header, *lines = (out / "results.csv").read_text().splitlines()
     assert header == "stage,method,k,source,target,task,seed,control,metric,score,relative,normalised"
+    assert {tuple(line.split(",")[1:3]) for line in lines if line.startswith("transfer")} == {
+        ("joint_svd", "1"), ("joint_svd", "2"), ("gcca@layer", "2"), ("refined", "2"), ("joint_svd/2", "2")}
     controls = {line.split(",")[7] for line in lines}
     assert controls == {"", "full", "zero_shot", "chance", "mean_only", "random_basis", "shuffled", "best_source"}
     assert "<svg" in (out / "report.html").read_text() or "data:image/png" in (out / "report.html").read_text()

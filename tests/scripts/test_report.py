@@ -12,7 +12,7 @@ from deltaspace.report import write_report
 from deltaspace.report_data import Number, read_study
 from deltaspace.report_figures import draw_figures
 from deltaspace.report_findings import findings, headline
-from synthetic_study import write_study
+from synthetic_study import entry, write_study
 
 from deltas.errors import InputError
 
@@ -70,6 +70,25 @@ def test_whole_page(tmp_path):
     assert "all_count_tag" in text
     assert "2210.13311" in text
     assert "2 min 51 s" in text
+
+
+def test_methods_and_numbers_of_source_tasks_are_told(tmp_path):
+    folder = write_study(tmp_path / "study")
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["methods"] = {name: {"16": {"optimization": entry(high), "transfer": entry(low)}}
+                          for name, high, low in (("joint_svd", 0.84, 0.68), ("gcca@layer", 0.91, 0.5), ("joint_svd/12", 0.4, 0.15))}
+    path.write_text(json.dumps(summary | {"source_tasks": 37}))
+    assert "sources" in {drawn.stem for drawn in draw_figures(folder)}
+    text = page(folder)
+    table = text.split("<h2>Every method</h2>")[1].split("</section>")[0]
+    assert table.index("joint_svd") < table.index("gcca@layer") < table.index("shuffled")
+    assert "0.91 [0.86, 0.96]" in re.sub(r"<[^>]*>", "", table).replace("0.91[", "0.91 [")
+    assert "joint_svd/12" not in table
+    counts = re.sub(r"<[^>]*>", " ", text.split("<h2>How many source tasks</h2>")[1].split("</section>")[0])
+    assert "12" in counts
+    assert "37" in counts
+    assert "0.15" in counts
 
 
 def test_one_type_without_landscape_groups_or_figures(tmp_path):
