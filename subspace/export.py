@@ -48,9 +48,10 @@ def export(space: Subspace, z: np.ndarray, folder: str | Path, *, label: str = "
     part, z = space.part(label), np.asarray(z, np.float32)
     if z.shape != (space.k,):
         raise InputError(f"expected one z of {space.k} numbers, got shape {z.shape}; export one point at a time")
+    if unplaced(space):
+        base_model = base_model or space.backbone.removeprefix(NAMED) or None
     if unplaced(space) and backbone is None:
-        base = base_model or space.backbone.removeprefix(NAMED) or None
-        return save_unplaced(part.config, part.layout, space.decode(label, z), folder, base=base, rank=rank, energy=energy)
+        return save_unplaced(part.config, part.layout, space.decode(label, z), folder, base=base_model, rank=rank, energy=energy)
     if backbone is None:
         raise InputError("expected the backbone of a subspace whose types have their places on it, got none; give it")
     space = placed(space, backbone)

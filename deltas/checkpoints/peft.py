@@ -1,7 +1,8 @@
 """PEFT checkpoints, in and out: `adapter_config.json` and `adapter_model.safetensors`."""
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,18 +147,30 @@ def _rows(solution: Solution, backbone: Backbone) -> dict[str, tuple[np.ndarray,
 
 def _low_rank(solution: Solution, backbone: Backbone, names: Names, prefixed: bool, rank: int | None,
               energy: float | None) -> tuple[dict[str, Any], Arrays]:
-    changes, modules = low_rank.differences(solution, backbone), names.module_of()
     tensors: Arrays = {}
     ranks: dict[str, int] = {}
-    for module in dict.fromkeys(modules[site] for site in changes):
-        n_in = names.sizes(module)[0]
-        members = [changes.get(site, np.zeros((n_in, names.size(site)[1]), np.float32)) for site in names.modules[module]]
-        a, b = low_rank.factors(np.concatenate(members, axis=1), rank=rank, energy=energy)
+    for module, (a, b) in _approximations(solution, backbone, names, rank, energy):
         full = peft_config.BASE + names.full(module, prefixed)
         ranks[module] = a.shape[1]
         tensors |= {f"{full}.lora_A.weight": a.T, f"{full}.lora_B.weight": b.T}
     default = max(ranks.values())
     return peft_lora.settings(ranks, ranks, names, prefixed, rank=default, alpha=default), tensors  # alpha = rank: the scale is 1
+
+
+def _approximations(solution: Solution, backbone: Backbone, names: Names, rank: int | None,
+                    energy: float | None) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    """Each module that is changed, and its factors; a difference [in, out] is formed only of what is no product already."""
+    config = solution.config
+    if isinstance(config, LoRA) and not config.dora:
+        for module, (a, b, alpha) in peft_lora.by_module(config, parameters_of(solution), names).items():
+            scale = alpha / (math.sqrt(a.shape[1]) if config.rslora else a.shape[1])
+            yield module, low_rank.of_product(a, scale * b, rank=rank, energy=energy)
+        return
+    changes, modules = low_rank.differences(solution, backbone), names.module_of()
+    for module in dict.fromkeys(modules[site] for site in changes):
+        n_in = names.sizes(module)[0]
+        members = [changes.get(site, np.zeros((n_in, names.size(site)[1]), np.float32)) for site in names.modules[module]]
+        yield module, low_rank.factors(np.concatenate(members, axis=1), rank=rank, energy=energy)
 
 
 def write(folder: Path, raw: Mapping[str, Any], tensors: Arrays) -> None:

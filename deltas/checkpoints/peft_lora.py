@@ -80,25 +80,31 @@ def _pattern(values: Mapping[str, Any], default: Any, names: Names) -> tuple[tup
 # ------------------------------------------------------------ out
 def write(config: LoRA, parameters: Arrays, names: Names, prefixed: bool) -> tuple[dict[str, Any], Arrays]:
     """The configuration and the tensors of a PEFT LoRA that computes the same."""
-    sites = {name.removesuffix(".a"): names.sites[name.removesuffix(".a")] for name in parameters if name.endswith(".a")}
-    alphas = _values(config, sites)
-    modules = names.module_of()
     tensors: Arrays = {}
     ranks: dict[str, int] = {}
-    module_alphas: dict[str, float] = {}
-    for module in dict.fromkeys(modules[site] for site in sites):
-        members = names.modules[module]
-        if len(members) == 1:
-            site = members[0]
-            a, b, alpha = parameters[f"{site}.a"], parameters[f"{site}.b"], alphas[site]
-        else:
-            a, b, alpha = _fused(config, parameters, names, module, alphas)
+    alphas: dict[str, float] = {}
+    for module, (a, b, alpha) in by_module(config, parameters, names).items():
         full = names.full(module, prefixed)
-        ranks[module], module_alphas[module] = a.shape[1], alpha
+        ranks[module], alphas[module] = a.shape[1], alpha
         tensors |= {f"{peft_config.BASE}{full}.lora_A.weight": a.T, f"{peft_config.BASE}{full}.lora_B.weight": b.T}
         if config.dora:
-            tensors[f"{peft_config.BASE}{full}.lora_magnitude_vector"] = np.concatenate([parameters[f"{site}.m"] for site in members])
-    return settings(ranks, module_alphas, names, prefixed, rank=config.rank, alpha=config.alpha, rslora=config.rslora, dora=config.dora), tensors
+            tensors[f"{peft_config.BASE}{full}.lora_magnitude_vector"] = np.concatenate(
+                [parameters[f"{site}.m"] for site in names.modules[module]])
+    return settings(ranks, alphas, names, prefixed, rank=config.rank, alpha=config.alpha, rslora=config.rslora, dora=config.dora), tensors
+
+
+def by_module(config: LoRA, parameters: Arrays, names: Names) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+    """A [in, r], B [r, out] and alpha of each module that has any."""
+    sites = {name.removesuffix(".a"): names.sites[name.removesuffix(".a")] for name in parameters if name.endswith(".a")}
+    alphas, modules = _values(config, sites), names.module_of()
+    found: dict[str, tuple[np.ndarray, np.ndarray, float]] = {}
+    for module in dict.fromkeys(modules[site] for site in sites):
+        site = names.modules[module][0]
+        if len(names.modules[module]) == 1:
+            found[module] = parameters[f"{site}.a"], parameters[f"{site}.b"], alphas[site]
+        else:
+            found[module] = _fused(config, parameters, names, module, alphas)
+    return found
 
 
 def settings(ranks: Mapping[str, int], alphas: Mapping[str, float], names: Names, prefixed: bool, *, rank: int, alpha: float,
