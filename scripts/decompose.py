@@ -39,6 +39,8 @@ class Decompose(OnTasks):
     bank, whose solutions share θ0; products of adapters, which do not."""
     align: Literal["none", "canonical", "procrustes"] = "none"
     """factors: how solutions of one type are brought to one gauge or one order of units first."""
+    relative: bool | None = None
+    """align: whether the backbone has relative positions, as T5 has; there the slots of a prefix in self-attention are not alike."""
     labels: tuple[str, ...] = ()
     """Delta types by label; all where none is named."""
     missing: bool = False
@@ -137,7 +139,7 @@ class Decompose(OnTasks):
                 if name not in {task for task, _ in sources.pairs}:
                     raise InputError(f"expected sources of {name} in {sources.name}, got none that can be used; train or name others")
             sources = sources.of([pair for pair in sources.pairs if pair[0] in self.names])
-        return subspace.aligned(sources, self.align)
+        return subspace.aligned(sources, self.align, relative=self.relative)
 
     def _learned(self, sources: "Sources", state: Path, bar: "Bar") -> "Subspace":
         backbone, tasks, reading = self.load()

@@ -23,6 +23,8 @@ class Project:
     """The delta type of the subspace to read them as; their own where not given."""
     neighbours: int = 5
     """Nearest sources named."""
+    relative: bool | None = None
+    """For a prefix in a space of aligned solutions: whether the backbone has relative positions, as T5 has."""
 
     def run(self) -> None:
         """Project each, print a line, write all."""
@@ -46,7 +48,7 @@ class Project:
         with bars.stage("project", len(paths)) as bar:
             for path in paths:
                 one = subspace.project(space, read_solution(path) if path.is_file() else path, label=self.label, backbone=backbone,
-                                       neighbours=self.neighbours)
+                                       neighbours=self.neighbours, relative=self.relative)
                 points.append({"task": one.name, "through": one.label, "seed": 0, "z": one.z.tolist()})
                 told.append({"path": str(path), **one.to_json()})
                 near = ", ".join(f"{n.task} {n.cosine:.2f}" for n in one.neighbours[:3])

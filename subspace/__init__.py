@@ -3,7 +3,7 @@
 the contract     base: Subspace with encode, decode, save, load
 what is decomposed
                  sources: solutions by type, complete or not; foreign: folders of adapters; rows: read a block of columns at a time;
-                 gram, sharded: exact Gram matrices and combinations, on one device or many; product: LoRA by ΔW = AB; alignment, gauges
+                 gram, sharded: exact Gram matrices and combinations, on one device or many; product: LoRA by ΔW = AB; alignment, gauges, ranks
 decompositions   joint_svd (missing: where some solutions are), gcca, pca, autoencoder (learning: its loop), refine; granularity: a z a layer;
                  controls: mean_only, random_basis (fastfood), shuffled
 choosing k       choosing, validation, stability, similarity, maps; remembered: Gram matrices asked for often
@@ -14,7 +14,7 @@ inspection       what a subspace holds, for `deltas.inspect`
 """
 
 from subspace import inspection
-from subspace.alignment import aligned
+from subspace.alignment import align_to, aligned
 from subspace.autoencoder import Autoencoder, autoencoder
 from subspace.base import Network, Part, Subspace
 from subspace.choosing import permutation_null
@@ -33,6 +33,7 @@ from subspace.optimize import Found, optimize, optimize_many
 from subspace.pca import pca
 from subspace.product import in_product_space
 from subspace.project import Projection, project
+from subspace.ranks import of_one_rank
 from subspace.refine import Refine, refine
 from subspace.rules import Dare, Mean, Rule, TaskArithmetic, Ties
 from subspace.sources import Sources, gather
@@ -43,9 +44,9 @@ from subspace.warm_start import WarmStart, warm_start
 
 __all__ = [
     "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources", "Subspace",
-    "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "aligned", "angles_between", "autoencoder", "by_group", "compress",
+    "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group", "compress",
     "cross_validated", "decompress", "export", "extend", "few_shot", "gather", "gather_folders", "gcca", "gram_correlation",
-    "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes", "merge_solutions", "missed", "optimize",
-    "optimize_many", "over_halves", "over_seeds", "pca", "permutation_null", "placed", "project", "random_basis", "refine", "scores_kept",
-    "search", "shuffled", "transfer", "warm_start",
+    "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes", "merge_solutions", "missed", "of_one_rank",
+    "optimize", "optimize_many", "over_halves", "over_seeds", "pca", "permutation_null", "placed", "project", "random_basis", "refine",
+    "scores_kept", "search", "shuffled", "transfer", "warm_start",
 ]

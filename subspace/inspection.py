@@ -75,7 +75,7 @@ class SubspaceReport(Report):
             [Text("backbone", "dim"), self.backbone], [Text("align", "dim"), self.align],
             [Text("sources", "dim"), f"{several(self.tasks)}, seeds {several(self.seeds)}"]]
         if self.settings:
-            facts.append([Text("settings", "dim"), ", ".join(f"{name} {value}" for name, value in self.settings.items())])
+            facts.append([Text("settings", "dim"), ", ".join(map(_told, self.settings.items()))])
         if self.logged:
             facts.append([Text("history", "dim"), f"{self.logged} entries"])
         rows: list[list[Cell]] = [
@@ -95,6 +95,12 @@ class SubspaceReport(Report):
         more = len(self.spectrum) - MOST
         return [*table(("direction", "energy", "cumulative", "noise", "", ""), rows, right=(0, 1, 2, 3)),
                 *([Text(f"and {more} more directions")] if more > 0 else [])]
+
+
+def _told(setting: tuple[str, Any]) -> str:
+    """A setting in a word; of a long one how many entries it has."""
+    name, value = setting
+    return f"{name} {value}" if len(str(value)) <= 40 or not hasattr(value, "__len__") else f"{name} ({len(value)})"
 
 
 @inspect.register

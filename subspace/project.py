@@ -20,6 +20,7 @@ from deltas.checkpoints.unplaced import prefix_of, read_unplaced
 from deltas.errors import InputError
 from deltas.layout import Layout
 from deltas.types import DeltaType, LoRA
+from subspace.alignment import align_to
 from subspace.base import Part, Subspace
 from subspace.export import unplaced
 from subspace.gram import products
@@ -71,7 +72,8 @@ class Projection:
 
 
 def project(space: Subspace, given: str | Path | Solution, *, label: str | None = None, backbone: Backbone | None = None,
-            sources: Sources | None = None, neighbours: int = 5, allow_pickle: bool = False, without_head: bool = False) -> Projection:
+            sources: Sources | None = None, neighbours: int = 5, relative: bool | None = None, allow_pickle: bool = False,
+            without_head: bool = False) -> Projection:
     """The code of one external adapter, how much of it the subspace misses, and its neighbours among the sources.
 
     Args:
@@ -81,6 +83,7 @@ def project(space: Subspace, given: str | Path | Solution, *, label: str | None 
         backbone: that of the subspace, to read a folder for a subspace whose types have their places on one.
         sources: those that the subspace was fitted to, for exact cosines; without them, those of what the codes decode to.
         neighbours: how many of either kind.
+        relative: for a prefix and aligned sources, whether the backbone has relative positions (see `aligned`).
         allow_pickle, without_head: see `load_checkpoint`.
 
     Raises:
@@ -101,7 +104,7 @@ def project(space: Subspace, given: str | Path | Solution, *, label: str | None 
         x, outside, total = coordinates(part.layout, np.asarray(part.theta0), factors_of(config, layout, theta0, Stored([vector]), 0))
     else:
         _same(part, config, layout, label, name)
-        x, outside = theta0 + np.asarray(vector) - part.theta0, 0.0
+        x, outside = align_to(space, label, theta0 + np.asarray(vector), relative=relative) - part.theta0, 0.0
         total = _squared(x)
     z = np.asarray(space.encode(label, part.theta0 + x), np.float32)
     left = _squared(x - part.mean - z @ part.basis) + outside

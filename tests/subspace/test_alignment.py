@@ -195,6 +195,9 @@ def test_a_solution_from_elsewhere(ready):
             z = space.encode(label, align_to(space, label, one.theta0 + other[4], relative=True))
             bare = space.encode(label, one.theta0 + other[4])
             np.testing.assert_allclose(z, space.codes[4], atol=0.4)
+            given = deltas.Solution(task="t", seed=0, config=one.config, layout=one.layout, vector=other[4], theta0=one.theta0,
+                                    backbone=space.backbone, theta0_fingerprint=label)
+            np.testing.assert_allclose(subspace.project(space, given, relative=True).z, z, atol=1e-4)
             assert np.abs(bare - space.codes[4]).max() > 2 * np.abs(z - space.codes[4]).max()
     plain = subspace.joint_svd(sources_of(ready, {"lora": ready["lora"][1]}), 2)
     np.testing.assert_array_equal(align_to(plain, "lora", ready["lora"][0].theta0), ready["lora"][0].theta0)
