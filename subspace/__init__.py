@@ -4,7 +4,7 @@ the contract     base: Subspace with encode, decode, save, load
 what is decomposed
                  sources: solutions by type, complete or not; foreign: folders of adapters; rows: read a block of columns at a time;
                  gram, sharded: exact Gram matrices and combinations, on one device or many; product: LoRA by ΔW = AB; alignment, gauges, ranks
-decompositions   joint_svd (missing: where some solutions are), gcca, pca, autoencoder (learning: its loop), refine; granularity: a z a layer;
+decompositions   joint_svd (missing: where some solutions are), gcca, pca, autoencoder (learning; looping), refine; granularity: a z a layer;
                  controls: mean_only, random_basis (fastfood), shuffled
 choosing k       choosing, validation, stability, similarity, maps; remembered: Gram matrices asked for often
 working in it    optimize (several: types at once), gradient_free, few_shot, warm_start, transfer, merging (rules), project, export

@@ -31,7 +31,8 @@ from deltas.tasks import Encoded, Reading, Task
 from subspace.base import Network, Subspace, part_of
 from subspace.gram import centred, gram, unexplained
 from subspace.joint_svd import joint_svd
-from subspace.learning import OnStep, Run
+from subspace.learning import Run
+from subspace.looping import OnStep
 from subspace.sources import Pair, Sources, gather
 
 LINEAR = 0.1
@@ -181,7 +182,7 @@ def learn(
     x = {label: np.stack([rows[label][n] for n in range(len(ordered))]) - means[label] for label in types}
     run = Run(settings, {label: attached[label] for label in types}, ordered, x,
               {label: attached[label].theta0 + means[label] for label in types}, start, train, dev, reading or Reading())
-    best, history = run.go(None if checkpoint is None else Path(checkpoint), save_every, on_step)
+    best, history = run.fit(None if checkpoint is None else Path(checkpoint), save_every, on_step)
     found = whiten(best, {label: encoded(best[label], x[label]) for label in types},
                    {label: float(np.trace(centred(gram(rows[label])))) for label in types})
     parts, energy = {}, {}

@@ -1,8 +1,7 @@
-"""The loop of the autoencoder: pure steps over all types' projections, looks at the dev rows, and a state that survives a kill."""
+"""The training of the autoencoder: pure steps over all types' projections, and the dev loss that chooses among them."""
 
 import functools
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deltas.errors import InputError
 from deltas.evaluation import batch_of
 from deltas.files import sha256
 from deltas.functional import Attached
 from deltas.tasks import Encoded, Reading, schedule
-from subspace.base import write_tensors
+from subspace.looping import Loop, OnStep
 from subspace.sources import Pair
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
 Projections = Mapping[str, Mapping[str, Any]]
 """By label: w1 [k, D], b1 [k], w2 [k, k], b2 [k] (down) and up [k, D]."""
-OnStep = Callable[[int, Mapping[str, float]], None]
-"""Told (steps done, {"reconstruction", "task_loss", "distance"[, "dev_loss"]}) after every segment."""
 Loss = Callable[[jax.Array, Any, Mapping[str, jax.Array]], jax.Array]
 
 
@@ -140,7 +136,7 @@ def _batch(table: Mapping[str, jax.Array], rows: jax.Array, length: int) -> dict
     }
 
 
-class Run:
+class Run(Loop):
     """One training of the projections, from its start or its last state to the best step."""
 
     def __init__(
@@ -148,7 +144,7 @@ class Run:
         offsets: Mapping[str, np.ndarray], start: Projections, train: Mapping[str, Encoded], dev: Mapping[str, Encoded], reading: Reading,
     ) -> None:
         self.settings, self.tasks = settings, sorted({task for task, _ in pairs})
-        self.init, self.segment, self.dev_loss = _compiled(settings, tuple(attached.items()))
+        init, self.segment, self.loss = _compiled(settings, tuple(attached.items()))
         self.frozen = {label: one.frozen for label, one in attached.items()}
         self.solutions, self.offsets = _device(solutions), _device(offsets)
         own = [[n for n, (task, _) in enumerate(pairs) if task == name] for name in self.tasks]
@@ -161,86 +157,28 @@ class Run:
         self.table = _device(table)
         self.exams = [exam(dev[name], reading, settings.dev_rows) for name in self.tasks]
         self.first = [o[0] for o in own]
-        self.params = _device({label: dict(p) for label, p in start.items()})
-        self.best, self.best_loss, self.step, self.history = self.params, float("inf"), 0, []
-        self.identity = sha256(json.dumps([asdict(settings), asdict(reading), pairs], default=list),
-                               *(np.asarray(a).tobytes() for a in jax.tree.leaves((start, offsets, solutions, table, self.exams))))
+        params = _device({label: dict(p) for label, p in start.items()})
+        identity = sha256(json.dumps([asdict(settings), asdict(reading), pairs], default=list),
+                          *(np.asarray(a).tobytes() for a in jax.tree.leaves((start, offsets, solutions, table, self.exams))))
+        super().__init__(params, init(params), identity, settings.steps, settings.evaluate_every)
 
-    def go(self, state: Path | None, save_every: float, on_step: OnStep | None) -> tuple[Projections, list[dict[str, float]]]:
-        """Train; the projections of the best step in numpy, and the log."""
-        self.opt = self.init(self.params)
-        if not self._restore(state):
-            self._look({})
-            if not np.isfinite(self.best_loss):
-                raise InputError(f"expected a finite dev loss where the autoencoder starts, got {self.history[0]['dev_loss']}; check the "
-                                 "solutions, or set start to 'joint_svd'")
-        self.params = jax.tree.map(jnp.copy, self.params)  # they are donated, and the best may be the same arrays
-        saved, position = time.monotonic(), 0
-        for length, rows in self.plan:
-            position += len(rows)
-            if position <= self.step:
-                continue
-            self.params, self.opt, log = self.segment(
-                self.params, self.opt, jnp.int32(self.step), jnp.asarray(rows), self.table, self.members, self.solutions, self.offsets,
-                self.frozen, length=length)
-            self.step = position
-            log = {name: float(value) for name, value in log.items()}
-            if position % self.settings.evaluate_every < len(rows) or position == self.settings.steps:
-                log = self._look(log)
-            if on_step is not None:
-                on_step(position, log)
-            if not all(map(np.isfinite, log.values())):
-                break  # it will not come back: the best step stands, and the log's last entry says why
-            if state is not None and time.monotonic() - saved >= save_every:
-                self._save(state)
-                saved = time.monotonic()
-        if state is not None:
-            self._save(state)
-        return jax.tree.map(np.asarray, self.best), self.history
+    def fit(self, state: Path | None, save_every: float, on_step: OnStep | None) -> tuple[Projections, list[dict[str, float]]]:
+        """The projections of the best step in numpy, and the log."""
+        return self.go([(len(rows), (length, rows)) for length, rows in self.plan], state, save_every, on_step)
 
-    def _look(self, log: dict[str, float]) -> dict[str, float]:
-        """The dev loss, mean over tasks, types and the fixed mixes; better projections are kept."""
-        each = [self.dev_loss(self.params, {label: x[n] for label, x in self.solutions.items()}, self.offsets, self.frozen, exam)
-                for n, exam in zip(self.first, self.exams, strict=True)]
-        log = {**log, "dev_loss": float(np.mean([float(one) for one in each]))}
-        self.history.append({"step": self.step, **log})
-        if log["dev_loss"] < self.best_loss:
-            self.best_loss, self.best = log["dev_loss"], jax.tree.map(jnp.copy, self.params)
+    def advance(self, segment: tuple[int, np.ndarray]) -> Mapping[str, jax.Array]:
+        """Steps on rows of one length."""
+        length, rows = segment
+        self.params, self.opt, log = self.segment(
+            self.params, self.opt, jnp.int32(self.step), jnp.asarray(rows), self.table, self.members, self.solutions, self.offsets, self.frozen,
+            length=length)
         return log
 
-    def _save(self, path: Path) -> None:
-        save_state(path, self.identity, (self.params, self.opt, self.best),
-                   {"step": self.step, "best_loss": self.best_loss, "history": self.history})
-
-    def _restore(self, path: Path | None) -> bool:
-        found = restore_state(path, self.identity, (self.params, self.opt, self.best))
-        if found is None:
-            return False
-        (self.params, self.opt, self.best), about = found
-        self.step, self.best_loss, self.history = about["step"], about["best_loss"], about["history"]
-        return True
-
-
-def save_state(path: Path, identity: str, tree: Any, about: Mapping[str, Any]) -> None:
-    """Keep a tree of arrays and what is said about it, whole or not at all."""
-    write_tensors(path, {f"leaf{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(tree))}, {"identity": identity, **about})
-
-
-def restore_state(path: Path | None, identity: str, tree: Any) -> tuple[Any, dict[str, Any]] | None:
-    """What `save_state` kept of the run with this identity, in the shape of `tree`; None where there is no whole one."""
-    from safetensors import SafetensorError, safe_open
-
-    if path is None or not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = {name: json.loads(value) for name, value in file.metadata().items()}
-            if about["identity"] != identity:
-                return None
-            leaves = [jnp.asarray(file.get_tensor(f"leaf{i}")) for i in range(len(jax.tree.leaves(tree)))]
-    except (SafetensorError, KeyError, TypeError, ValueError):  # not ours to mend: the run starts anew
-        return None
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves), about
+    def dev_loss(self) -> float:
+        """Mean over tasks, types and the fixed mixes."""
+        each = [self.loss(self.params, {label: x[n] for label, x in self.solutions.items()}, self.offsets, self.frozen, batch)
+                for n, batch in zip(self.first, self.exams, strict=True)]
+        return float(np.mean([float(one) for one in each]))
 
 
 def _device(tree: Any) -> Any:

@@ -11,7 +11,6 @@ Yi et al. 2022 train decoders and encoders together (`autoencoder`); here codes 
 
 import functools
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +27,8 @@ from deltas.files import sha256
 from deltas.functional import Attached
 from deltas.tasks import Encoded, Reading, Task, schedule
 from subspace.base import Subspace
-from subspace.learning import OnStep, exam, restore_state, save_state
+from subspace.learning import exam
+from subspace.looping import Loop, OnStep
 
 Decoders = Mapping[str, Mapping[str, jax.Array]]
 """By label: mean [D] and basis [k, D]."""
@@ -114,7 +114,8 @@ def learn(
                          "learned; refine joint_svd")
     settings, reading = settings or Refine(), reading or Reading()
     run = _Run(space, {label: attached[label] for label in sorted(space.parts)}, train, dev, reading, settings)
-    best, history = run.go(None if checkpoint is None else Path(checkpoint), save_every, on_step)
+    plan = [(len(segment.rows), segment) for segment in dealt(space, train, reading, settings)]
+    best, history = run.go(plan, None if checkpoint is None else Path(checkpoint), save_every, on_step)
     parts = {label: replace(part, mean=best[label]["mean"], basis=best[label]["basis"]) for label, part in space.parts.items()}
     return replace(space, method="refined", parts=parts, energy={}, history=history,
                    settings={**space.settings, "from": space.method, "refined": asdict(settings)})
@@ -160,85 +161,61 @@ def _compiled(settings: Refine, attached: tuple[tuple[str, Attached], ...]) -> t
     return optimizer, segment, jax.jit(lambda *args: objective(*args)[0])
 
 
-class _Run:
+class _Run(Loop):
     """One refinement, from its start or its last state to the best step."""
 
     def __init__(self, space: Subspace, attached: Mapping[str, Attached], train: Mapping[str, Encoded], dev: Mapping[str, Encoded],
                  reading: Reading, settings: Refine) -> None:
-        self.settings, self.codes, self.tasks = settings, np.asarray(space.codes, np.float32), [task for task, _ in space.pairs]
-        self.optimizer, self.segment, self.objective = _compiled(settings, tuple(attached.items()))
+        self.codes, self.tasks, self.train = np.asarray(space.codes, np.float32), [task for task, _ in space.pairs], train
+        optimizer, self.segment, self.objective = _compiled(settings, tuple(attached.items()))
         self.frozen = {label: one.frozen for label, one in attached.items()}
         self.starts = {label: jnp.asarray(space.parts[label].theta0) for label in attached}
-        self.params: Any = {label: {"mean": jnp.asarray(space.parts[label].mean), "basis": jnp.asarray(space.parts[label].basis)}
-                            for label in attached}
-        self.plan, self.train = self._dealt(space, train, reading), train
+        params = {label: {"mean": jnp.asarray(space.parts[label].mean), "basis": jnp.asarray(space.parts[label].basis)} for label in attached}
         own = {task: [n for n, (name, _) in enumerate(space.pairs) if name == task] for task, _ in space.pairs}
         self.exams = [(members[0], exam(dev[task], reading, settings.dev_rows)) for task, members in sorted(own.items())]
-        self.best, self.best_loss, self.step, self.history = self.params, float("inf"), 0, []
-        self.identity = sha256(json.dumps([asdict(settings), asdict(reading), space.pairs, sorted(attached)], default=list),
-                               *(np.asarray(a).tobytes() for a in jax.tree.leaves((self.codes, self.params, self.exams))),
-                               *(one.input_ids.tobytes() for _, one in sorted(train.items())))
+        identity = sha256(json.dumps([asdict(settings), asdict(reading), space.pairs, sorted(attached)], default=list),
+                          *(np.asarray(a).tobytes() for a in jax.tree.leaves((self.codes, params, self.exams))),
+                          *(one.input_ids.tobytes() for _, one in sorted(train.items())))
+        super().__init__(params, optimizer.init(params), identity, settings.steps, settings.evaluate_every)
 
-    def _dealt(self, space: Subspace, train: Mapping[str, Encoded], reading: Reading) -> list[tuple[int, np.ndarray, int, int, np.ndarray]]:
-        """Segments of steps, a source each in a random order of all: (source, rows [steps, B], length, the other source, w [steps])."""
-        rng, n, each = np.random.default_rng([self.settings.seed, 7]), len(space.pairs), self.settings.segment
-        count = -(-self.settings.steps // each)
-        order = np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
-        plans = {source: iter(schedule(train[space.pairs[source][0]], reading, steps=each * int(np.sum(order == source)),
-                                       batch_size=self.settings.batch_size, segment_steps=each, seed=self.settings.seed + int(source)))
-                 for source in np.unique(order)}
-        dealt = [(int(source), next(plans[source]), int(rng.integers(n)), rng.random(each, np.float32)) for source in order]
-        return [(source, part.rows, part.length, other, w[: len(part.rows)]) for source, part, other, w in dealt]
+    def advance(self, segment: "Dealt") -> Mapping[str, jax.Array]:
+        """Steps on rows of one source."""
+        one = self.train[self.tasks[segment.source]]
+        batches = jax.tree.map(jnp.asarray, batch_of(one, segment.rows, segment.length, one.target_ids.shape[1]))
+        z = np.broadcast_to(self.codes[segment.source], (len(segment.rows), self.codes.shape[1]))
+        mixed = segment.share[:, None] * z + (1 - segment.share[:, None]) * self.codes[segment.other]
+        codes = jnp.asarray(z), jnp.asarray(mixed)
+        self.params, self.opt, log = self.segment(self.params, self.opt, batches, *codes, self.starts, self.frozen)
+        return log
 
-    def go(self, state: Path | None, save_every: float, on_step: OnStep | None) -> tuple[dict[str, dict[str, np.ndarray]], list[Any]]:
-        self.opt = self.optimizer.init(self.params)
-        found = restore_state(state, self.identity, (self.params, self.opt, self.best))
-        if found is not None:
-            (self.params, self.opt, self.best), about = found
-            self.step, self.best_loss, self.history = about["step"], about["best_loss"], about["history"]
-        else:
-            self._look({})
-            if not np.isfinite(self.best_loss):
-                raise InputError(f"expected a finite dev loss where refining starts, got {self.history[0]['dev_loss']}; check the solutions")
-        self.params = jax.tree.map(jnp.copy, self.params)  # they are donated, and the best may be the same arrays
-        saved, position = time.monotonic(), 0
-        for source, rows, length, other, w in self.plan:
-            position += len(rows)
-            if position <= self.step:
-                continue
-            one = self.train[self.tasks[source]]
-            batches = jax.tree.map(jnp.asarray, batch_of(one, rows, length, one.target_ids.shape[1]))
-            z = np.broadcast_to(self.codes[source], (len(rows), self.codes.shape[1]))
-            mixed = w[:, None] * z + (1 - w[:, None]) * self.codes[other]
-            codes = jnp.asarray(z), jnp.asarray(mixed)
-            self.params, self.opt, log = self.segment(self.params, self.opt, batches, *codes, self.starts, self.frozen)
-            self.step, told = position, {name: float(value) for name, value in log.items()}
-            if position % self.settings.evaluate_every < len(rows) or position >= self.settings.steps:
-                told = self._look(told)
-            if on_step is not None:
-                on_step(min(position, self.settings.steps), told)
-            if not all(map(np.isfinite, told.values())):
-                break  # the best step stands, and the log's last entry says why
-            if state is not None and time.monotonic() - saved >= save_every:
-                self._save(state)
-                saved = time.monotonic()
-        if state is not None:
-            self._save(state)
-        return jax.tree.map(np.asarray, self.best), self.history
-
-    def _look(self, log: dict[str, float]) -> dict[str, float]:
-        """The objective on dev rows, mean over the source tasks, each mixed half and half with the next; better decoders are kept."""
+    def dev_loss(self) -> float:
+        """The objective, mean over the source tasks, each mixed half and half with the next."""
         each = []
         for i, (source, batch) in enumerate(self.exams):
             other = self.exams[(i + 1) % len(self.exams)][0]
             z, mixed = self.codes[source], (self.codes[source] + self.codes[other]) / 2
             each.append(float(self.objective(self.params, z, mixed, self.starts, self.frozen, batch)))
-        log = {**log, "dev_loss": float(np.mean(each))}
-        self.history.append({"step": self.step, **log})
-        if log["dev_loss"] < self.best_loss:
-            self.best_loss, self.best = log["dev_loss"], jax.tree.map(jnp.copy, self.params)
-        return log
+        return float(np.mean(each))
 
-    def _save(self, path: Path) -> None:
-        save_state(path, self.identity, (self.params, self.opt, self.best),
-                   {"step": self.step, "best_loss": self.best_loss, "history": self.history})
+
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """A segment of steps: rows [steps, B] of one source, the other source of its mixes, and its own share of them [steps]."""
+
+    source: int
+    rows: np.ndarray
+    length: int
+    other: int
+    share: np.ndarray
+
+
+def dealt(space: Subspace, train: Mapping[str, Encoded], reading: Reading, settings: Refine) -> list[Dealt]:
+    """A source each in a random order of all, then of all again."""
+    rng, n, each = np.random.default_rng([settings.seed, 7]), len(space.pairs), settings.segment
+    count = -(-settings.steps // each)
+    order = np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
+    plans = {source: iter(schedule(train[space.pairs[source][0]], reading, steps=each * int(np.sum(order == source)),
+                                   batch_size=settings.batch_size, segment_steps=each, seed=settings.seed + int(source)))
+             for source in np.unique(order)}
+    parts = [(int(source), next(plans[source]), int(rng.integers(n)), rng.random(each, np.float32)) for source in order]
+    return [Dealt(source, part.rows, part.length, other, share[: len(part.rows)]) for source, part, other, share in parts]

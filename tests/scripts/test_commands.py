@@ -2,7 +2,6 @@
 
 import html
 import json
-import re
 import subprocess
 import sys
 import time
@@ -81,20 +80,6 @@ def study(tmp_path_factory, data):
     file.write_text(STUDY.format(**data))
     assert main(["study", str(file), "--out", str(root / "out")]) == 0
     return root / "out", file
-
-
-@pytest.fixture
-def refused(capsys):
-    """The command ends with status 2 and one sentence that holds the given words."""
-
-    def check(*words: str, args: list[str]) -> None:
-        assert main(args) == 2
-        message = capsys.readouterr().err.strip().splitlines()[-1]
-        assert re.match(r"deltaspace: expected .*, got .*; ", message), message
-        for word in words:
-            assert word in message, message
-
-    return check
 
 
 def changed(file: Path, tmp_path: Path, old: str, new: str) -> list[str]:

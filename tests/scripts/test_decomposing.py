@@ -1,7 +1,6 @@
 """Decomposition jobs as a user runs them: a bank or folders of adapters in, a space with its report out, and what is done with a space."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -39,20 +38,6 @@ def adapters(tmp_path_factory):
         adapter_files.lora(root / "plain" / f"task{i}", own)
         adapter_files.lora(root / "turned" / f"task{i}", regauged([own], seed=i)[0])
     return root
-
-
-@pytest.fixture
-def refused(capsys):
-    """The command ends with status 2 and one sentence that holds the given words."""
-
-    def check(*words: str, args: list[str]) -> None:
-        assert main(args) == 2
-        message = capsys.readouterr().err.strip().splitlines()[-1]
-        assert re.match(r"deltaspace: expected .*, got .*; ", message), message
-        for word in words:
-            assert word in message, message
-
-    return check
 
 
 def summary(folder: Path) -> dict:
