@@ -48,8 +48,8 @@ def write(
         categories: {task: category}, colours and markers of the tasks.
         ks: dimensions that are tried on held-out tasks; None is a range up to the largest.
         maps: of the tasks in z, among "pca", "tsne", "umap".
-        draws: of each null; above 100 sources less than half of them.
-        permutations: of the tasks, for the similarity of types.
+        draws: of each null; of more than 100 sources less than half as many.
+        permutations: of the tasks, for the similarity of types; as with draws.
         seed: of all draws.
     """
     from .decompose_page import write_page
@@ -69,7 +69,7 @@ def sections(
 
     kept = remembered(_some(common(sources), seed))
     tasks = sorted({task for task, _ in kept.pairs})
-    few = draws if len(kept.pairs) <= 100 else max(draws * 2 // 5, 1)
+    few, orders = ((n if len(kept.pairs) <= 100 else max(n * 2 // 5, 1)) for n in (draws, permutations))
     found: dict[str, Any] = {
         "sources": {"solutions": len(sources.pairs), "tasks": len({task for task, _ in sources.pairs}),
                     "used_here": len(kept.pairs), "tasks_here": len(tasks),
@@ -77,7 +77,7 @@ def sections(
                     "types": {label: {"solutions": len(block.rows), "size": block.rows.size} for label, block in sources.blocks.items()}},
         "gauge": gauge(kept), "spectrum": _or_why(lambda: _spectrum(kept, few, seed)),
         "held_out": _or_why(lambda: _held_out(space, kept, ks, seed)), "stability": _stability(space, kept, seed),
-        "tasks": _or_why(lambda: _tasks(kept)), "types": _or_why(lambda: _types(space, kept, permutations, seed)),
+        "tasks": _or_why(lambda: _tasks(kept)), "types": _or_why(lambda: _types(space, kept, orders, seed)),
         "maps": {method: _or_why(lambda method=method: _map(space, method, seed)) for method in maps},
     }  # fmt: skip
     found["suggested"] = {name: part["above"] for name, part in found["spectrum"].get("nulls", {}).items()}

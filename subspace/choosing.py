@@ -28,8 +28,10 @@ MOST = 32
 """Steps that are counted where nothing else is asked."""
 PAST = 4
 """Steps that are still drawn after the first that is not above chance."""
-WHOLE = 300
-"""Sources up to which matrices are decomposed wherever it is more exact; beyond, the largest eigenvalue comes from an iteration."""
+WHOLE = 100
+"""Sources up to which all eigenvalues are computed where only the largest is needed: an iteration is slower there."""
+HARDLY = 1 / 20
+"""Up to this share of the directions taken out, what a permutation makes of the rest hardly leaves their span (1 % of a singular value)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +115,9 @@ def permutation_null(
     for step in range(min(most, len(values) - 1)):
         rest = vectors[:, step:]
         left = [rest.T @ k @ rest for k in scaled]
-        if len(rest) <= WHOLE:
+        if step > HARDLY * len(rest):
             drawn = (_turned(left, rest, order) for order in orders)
-        else:  # few of very many directions are gone: what a permutation makes of the rest hardly leaves their span
+        else:
             left = [rest @ k @ rest.T for k in left]
             drawn = (_permuted(left, order) for order in orders)
         tops.append([np.sqrt(_largest(total)) for total in drawn])
@@ -199,8 +201,8 @@ def _turned(
     What a permutation makes of these directions leaves their span, more so the fewer are left. It is brought back by Gram-Schmidt, so that
     the permuted types too fill one and the same space, with the spectra that they have.
     """
-    total = np.zeros_like(left[0])
-    for k, o in zip(left, order, strict=True):
+    total = left[0].copy()  # the first type keeps its order
+    for k, o in zip(left[1:], order[1:], strict=True):
         turn, upper = np.linalg.qr(rest.T @ rest[o])
         turn = turn * np.where(np.diagonal(upper) < 0, -1.0, 1.0)
         total += turn @ k @ turn.T

@@ -157,11 +157,19 @@ def held_out(pairs: Sequence[Pair], folds: int | str, seed: int) -> list[Int[np.
     return [np.array([i for i, (task, _) in enumerate(pairs) if task in group]) for group in groups]
 
 
-def inverse(metric: Float64[np.ndarray, "k k"]) -> Float64[np.ndarray, "k k"]:
-    """The pseudo-inverse of U Uᵀ with the cut-off of `Part.encoder`."""
-    values, vectors = np.linalg.eigh(metric)
-    kept = values > CUTOFF**2 * max(values[-1], 0.0)
-    return (vectors * np.divide(1.0, values, where=kept, out=np.zeros_like(values))) @ vectors.T
+def encoded(metric: Float64[np.ndarray, "k k"], seen: Float64[np.ndarray, "k n"], ks: Sequence[int]) -> list[Float64[np.ndarray, "k n"]]:
+    """For each k the codes z = (U Uᵀ)⁺ U x of the first k directions, by the cut-off of `Part.encoder`, from U Uᵀ and U x of all.
+
+    Where the cut-off drops nothing, one Cholesky factor serves every k: the factor of a leading block is the leading block of the factor.
+    """
+    from scipy.linalg import solve_triangular
+
+    values = np.linalg.eigvalsh(metric)
+    if values[0] > 4 * CUTOFF**2 * values[-1] > 0:  # then of every leading block too, whose eigenvalues lie between these
+        factor = np.linalg.cholesky(metric)
+        half = solve_triangular(factor, seen, lower=True)
+        return [solve_triangular(factor[:k, :k], half[:k], lower=True, trans=1) for k in ks]
+    return [np.linalg.pinv(metric[:k, :k], rcond=CUTOFF**2, hermitian=True) @ seen[:k] for k in ks]
 
 
 def _left(
@@ -182,9 +190,8 @@ def _left(
         projected.append(basis @ (cross - (inner[label] @ mean)[:, None]))
         metrics.append(basis @ inner[label] @ basis.T)
     left = np.empty((len(ks), len(orders), len(orders), len(held)))
-    for i, k in enumerate(ks):
-        for s, (seen, metric) in enumerate(zip(projected, metrics, strict=True)):
-            z = inverse(metric[:k, :k]) @ seen[:k]
+    for s, (seen, metric) in enumerate(zip(projected, metrics, strict=True)):
+        for i, (k, z) in enumerate(zip(ks, encoded(metric, seen, ks), strict=True)):
             for t in range(len(orders)):
                 left[i, s, t] = distance[t] - 2 * np.sum(z * projected[t][:k], 0) + np.sum(z * (metrics[t][:k, :k] @ z), 0)
     return left, np.stack(total)

@@ -17,7 +17,7 @@ from subspace.pca import pca
 from subspace.remembered import Remembered, common, remembered
 from subspace.rows import Stored
 from subspace.sources import gather
-from subspace.validation import CrossValidated, cross_validated, held_out, recommended
+from subspace.validation import CrossValidated, cross_validated, encoded, held_out, recommended
 
 
 def unpaired(bank, seed=0):
@@ -74,9 +74,10 @@ def test_gaussian_null_is_that_of_the_subspace(wide):
     np.testing.assert_allclose(gaussian_null(wide, draws=200, most=1).spectrum.mean, joint_svd(wide, 2).null, rtol=0.03)
 
 
-def test_large_matrices_give_nearly_the_same_null(wide, monkeypatch):
+@pytest.mark.parametrize(("shortcut", "value"), [("WHOLE", 1), ("HARDLY", 1.0)])
+def test_what_large_matrices_are_spared_changes_little(wide, monkeypatch, shortcut, value):
     whole = [null(wide, draws=30) for null in (permutation_null, gaussian_null)]
-    monkeypatch.setattr(choosing, "WHOLE", 1)
+    monkeypatch.setattr(choosing, shortcut, value)
     for one, other in zip(whole, (permutation_null(wide, draws=30), gaussian_null(wide, draws=30)), strict=True):
         assert other.above == one.above
         np.testing.assert_allclose(other.steps.mean[0], one.steps.mean[0], rtol=1e-4)
@@ -88,8 +89,10 @@ def test_what_is_left_keeps_its_spectrum_when_it_is_turned():
     x, rest, order = rng.standard_normal((9, 9)), np.linalg.qr(rng.standard_normal((9, 5)))[0], rng.permutation(9)
     k = x @ x.T
     left = rest.T @ k @ rest
-    np.testing.assert_allclose(np.linalg.eigvalsh(choosing._turned([left], rest, [order])), np.linalg.eigvalsh(left))
-    np.testing.assert_allclose(choosing._turned([k], np.eye(9), [order]), k[order][:, order], atol=1e-12)  # of all, the permutation itself
+    nothing = np.zeros_like
+    np.testing.assert_allclose(np.linalg.eigvalsh(choosing._turned([nothing(left), left], rest, [order, order])), np.linalg.eigvalsh(left))
+    whole = choosing._turned([nothing(k), k], np.eye(9), [order, order])  # of all directions, the permutation itself
+    np.testing.assert_allclose(whole, k[order][:, order], atol=1e-12)
 
 
 def test_nulls_repeat_and_one_type_is_its_own_null(wide):
@@ -211,6 +214,16 @@ def test_the_other_methods_equal_their_subspaces(wide, fit, dual):
             for t, target in enumerate(found.labels):
                 away = wide.theta0(target) + wide.x[target][pairs[0]] - space.decode(target, z)
                 assert found.left[i, s, t, 0] == pytest.approx(np.sum(away.astype(float) ** 2), rel=1e-3)
+
+
+def test_codes_of_every_k_from_one_factor():
+    rng = np.random.default_rng(0)
+    basis, x = rng.standard_normal((5, 20)) * [[9], [4], [2], [1], [0.1]], rng.standard_normal((20, 3))
+    flat = np.concatenate([basis[:3], basis[:1] + basis[1:2], basis[3:4]])  # a direction that is none
+    for u in (basis, flat):
+        for k, z in zip((1, 3, 4, 5), encoded(u @ u.T, u @ x, (1, 3, 4, 5)), strict=True):
+            np.testing.assert_allclose(z, np.linalg.pinv(u[:k].T) @ x, atol=1e-9)
+    assert not encoded(np.zeros((2, 2)), np.zeros((2, 3)), [1, 2])[1].any()
 
 
 def test_recommended_is_the_smallest_within_one_standard_error():
