@@ -123,6 +123,28 @@ def types_table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def jobs(kept: list[dict[str, Any]]) -> str:
+    """What decomposition jobs were measured to do, a line each."""
+    lines = ["**Decomposition jobs**", ""]
+    for one in kept:
+        if "made_difference" in one:
+            ranks = sorted({adapter["rank"] for adapter in one["adapters"]})
+            lines.append(f"- {len(one['adapters'])} LoRA adapters made by PEFT on {one['model']} (ranks {ranks[0]} to {ranks[-1]}, other target "
+                         f"modules and a random gauge each), k = {one['k']}: {len(one['differences'])} points exported and loaded by PEFT give what our "
+                         f"decoding gives, to {one['difference']:.0e}; the same adapters in other gauges give the same space, to "
+                         f"{one['gauge_angle']:.0e} rad.")
+        if "energy_planted" in one:
+            lines.append(f"- Full fine-tuning as a type: {one['solutions']} (synthetic) solutions of {one['size'] / 1e6:.1f}M numbers on "
+                         f"{one['backbone']}, decomposed, saved, loaded and run within {one['peak_gb']:.1f} GB.")
+        if "found_rank" in str(one.get("sizes")):
+            told = ", ".join(f"{n} solutions {size['seconds']['ours']:.0f} s (reading {size['seconds']['reading']:.0f} s, float64 product alone "
+                             f"{size['seconds']['product']:.0f} s: ratio {size['ratio']:.2f})" for n, size in one["sizes"].items())
+            most, angle = max(s["bytes"] for s in one["sizes"].values()), max(s["angle"] for s in one["sizes"].values())
+            lines.append(f"- Size, {one['size'] / 1e6:g}M float32 each on the disk, {one['threads']} thread: {told}; at most {most / 1e9:.2f} GB "
+                         f"resident; the planted rank {one['rank']} found, to {angle:.0e} rad.")
+    return "\n".join(lines)
+
+
 def write(readme: Path) -> None:
     """Put every kept study's table, and the benchmark's, between the marks."""
     text = readme.read_text(encoding="utf-8")
@@ -131,6 +153,7 @@ def write(readme: Path) -> None:
     studies = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
     tables = [table(kept) for kept in studies if "optimization" in kept] + [speed(kept) for kept in studies if "bench" in kept]
     tables += [types_table(kept) for kept in studies if "delta_types" in kept]
+    tables += [jobs(studies)]
     body = "\n\n".join(tables)
     before, after = text.split(START)[0], text.split(END)[1]
     write_text(readme, f"{before}{START}\n\n{body}\n\n{END}{after}")
