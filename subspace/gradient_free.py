@@ -5,6 +5,10 @@
 z is whitened, so one σ serves every subspace, and with k in the tens what gradients would save is affordable. It is for backbones whose
 gradient is out of reach or too large: a generation is one forward pass of P solutions over one backbone.
 
+A long search goes on moving along directions that its own type hardly feels and others do. On the gym's six dev tasks (k = 14, tuned through
+lora) 600 candidates of 32 rows reached the gradient's score, 0.96, with 19,000 rows forward against 1,600 forward and backward, but 0.90 in
+the adapter against 0.97; 200 candidates, on four of the tasks, 0.93 against 0.94 and the same 0.97 in the adapter.
+
 Source: Hansen 2016, "The CMA Evolution Strategy: A Tutorial" (arXiv 1604.00772), by the package `cma`.
 """
 
@@ -91,7 +95,7 @@ def search(
     task: Task,
     through: str | Sequence[str],
     *,
-    evaluations: int = 1000,
+    evaluations: int = 300,
     population: int | None = None,
     rows: int = 32,
     sigma: float = SIGMA,
@@ -118,7 +122,7 @@ def search(
         on_progress: called with the number of candidates just run.
 
     Example:
-        found = subspace.search(space, backbone, task, through="lora", evaluations=600)
+        found = subspace.search(space, backbone, task, through="lora")
     """
     reading, attached = reading or Reading(), attach_all(space, backbone, through)
     members = attached.members if isinstance(attached, Several) else (attached,)
