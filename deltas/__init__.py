@@ -22,7 +22,7 @@ from deltas.attach import attach, detach, merge, sites, unmerge
 from deltas.backbones import Backbone, load_backbone
 from deltas.backbones.sites import Delta
 from deltas.bank import Bank, Solution
-from deltas.checkpoints import load_adapterhub, load_checkpoint, load_peft, save_peft
+from deltas.checkpoints import load_adapterhub, load_checkpoint, load_peft, read_unplaced, save_peft
 from deltas.compose import carrying, merged
 from deltas.errors import InputError
 from deltas.evaluation import Score, evaluate
@@ -54,5 +54,5 @@ __all__ = [
     "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "Compacter", "Delta", "DeltaType", "Full", "InputError",
     "Layout", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "answers",
     "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_adapterhub", "load_backbone", "load_checkpoint",
-    "load_peft", "load_solution", "load_tasks", "merge", "merged", "save_peft", "save_solution", "sites", "train", "unmerge",
+    "load_peft", "load_solution", "load_tasks", "merge", "merged", "read_unplaced", "save_peft", "save_solution", "sites", "train", "unmerge",
 ]

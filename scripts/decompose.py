@@ -75,6 +75,7 @@ class Decompose(OnTasks):
         from deltas.bank import versions
         from deltas.files import read_json, write_json
         from subspace.gram import resumable
+        from subspace.remembered import duplicates, remembered
 
         from . import decompose_report
         from .progress import Bars
@@ -87,17 +88,18 @@ class Decompose(OnTasks):
             bar()
         try:
             with bars.stage("decompose", self.steps if self.method in LEARNED else 1) as bar:
-                kept = resumable(sources, state)
+                kept = remembered(resumable(sources, state))
                 space = self._learned(kept, state, bar) if self.method in LEARNED else closed(method, kept, self.k, self.seed)
                 sources.unchanged()
                 space.save(self.out)
         finally:
             with contextlib.suppress(OSError):
                 state.rmdir()  # unless there is something to go on from
-        summary = {**space.describe(), "manifest": list(sources.manifest), "versions": versions()}
+        twice = duplicates(kept)
+        summary = {**space.describe(), "manifest": list(sources.manifest), "duplicates": twice, "versions": versions()}
         if self.report:
             with bars.stage("report", 1) as bar:
-                summary |= decompose_report.write(self.out, space, sources, categories=categories, seed=self.seed)
+                summary |= decompose_report.write(self.out, space, kept, categories=categories, seed=self.seed)
                 bar()
         write_json(self.out / "summary.json", {**summary, "seconds": bars.seconds})
         shutil.rmtree(state, ignore_errors=True)
@@ -106,6 +108,9 @@ class Decompose(OnTasks):
               f"align {space.align}, in {self.out}")
         if left:
             print(f"{len(left)} left out, the first: {left[0]['path'] or left[0]['task']}: {left[0]['reason']} (all in summary.json)")
+        if twice:
+            label, (first, a), (second, b) = twice[0]
+            print(f"{len(twice)} solutions are there twice and count twice, the first: {first}, seed {a}, and {second}, seed {b}, of {label}")
         if self.report and summary["trust"]["gauge"]["sentence"]:
             print(summary["trust"]["gauge"]["sentence"])
 

@@ -130,8 +130,8 @@ def jobs(kept: list[dict[str, Any]]) -> str:
         if "made_difference" in one:
             ranks = sorted({adapter["rank"] for adapter in one["adapters"]})
             lines.append(f"- {len(one['adapters'])} LoRA adapters made by PEFT on {one['model']} (ranks {ranks[0]} to {ranks[-1]}, other target "
-                         f"modules and a random gauge each), k = {one['k']}: {len(one['differences'])} points exported and loaded by PEFT give what our "
-                         f"decoding gives, to {one['difference']:.0e}; the same adapters in other gauges give the same space, to "
+                         f"modules and a random gauge each), k = {one['k']}: {len(one['differences'])} points exported and loaded by PEFT give what "
+                         f"our decoding gives, to {one['difference']:.0e}; the same adapters in other gauges give the same space, to "
                          f"{one['gauge_angle']:.0e} rad.")
         if "energy_planted" in one:
             lines.append(f"- Full fine-tuning as a type: {one['solutions']} (synthetic) solutions of {one['size'] / 1e6:.1f}M numbers on "
@@ -140,8 +140,8 @@ def jobs(kept: list[dict[str, Any]]) -> str:
             told = ", ".join(f"{n} solutions {size['seconds']['ours']:.0f} s (reading {size['seconds']['reading']:.0f} s, float64 product alone "
                              f"{size['seconds']['product']:.0f} s: ratio {size['ratio']:.2f})" for n, size in one["sizes"].items())
             most, angle = max(s["bytes"] for s in one["sizes"].values()), max(s["angle"] for s in one["sizes"].values())
-            lines.append(f"- Size, {one['size'] / 1e6:g}M float32 each on the disk, {one['threads']} thread: {told}; at most {most / 1e9:.2f} GB "
-                         f"resident; the planted rank {one['rank']} found, to {angle:.0e} rad.")
+            lines.append(f"- Size, {one['size'] / 1e6:g}M float32 each on the disk, {one['threads']} thread: {told}; at most "
+                         f"{most / 1e9:.2f} GB resident; the planted rank {one['rank']} found, to {angle:.0e} rad.")
     return "\n".join(lines)
 
 

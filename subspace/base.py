@@ -24,7 +24,7 @@ from jaxtyping import Float32, Float64
 from deltas.bank import Bank
 from deltas.errors import InputError
 from deltas.layout import Layout
-from deltas.types import DeltaType, delta_type
+from deltas.types import DeltaType, LoRA, delta_type
 from subspace.sources import Block, Pair
 from subspace.tensors import checksum, open_tensors, write_tensors
 
@@ -169,6 +169,8 @@ class Subspace:
             raise InputError(f"expected a bank of the subspace's backbone {self.backbone}, got {bank.path} of backbone {bank.fingerprint}; "
                              "decompose that bank instead")
         for label, part in self.parts.items():
+            if self.space == "product" and isinstance(part.config, LoRA):
+                continue  # its θ0 is the core of the products, whatever the solutions started from
             if (theirs := bank.theta0_fingerprint(label)) != part.theta0_fingerprint:
                 raise InputError(f"expected {label} of the subspace's θ0 {part.theta0_fingerprint}, got {bank.path} with θ0 {theirs}; "
                                  "decompose that bank instead")

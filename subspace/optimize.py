@@ -17,7 +17,7 @@ from deltas.tuning import Job, tune
 from subspace.base import Subspace
 from subspace.few_shot import few_shot
 from subspace.several import Several, examine, within_each
-from subspace.sources import once
+from subspace.sources import NAMED, once
 
 IN_SUBSPACE = Training(steps=100, learning_rate=0.1, warmup=0, evaluate_every=20, clip=0.0, segment=10)
 """z is whitened (unit variance over the source solutions) and starts near 0, so one learning rate around 0.1 serves every basis."""
@@ -62,6 +62,9 @@ def attach_to(space: Subspace, backbone: Backbone, label: str) -> Attached:
     """
     if label not in space.parts:
         raise InputError(f"expected a delta type of the subspace ({', '.join(space.labels)}), got {label!r}; choose one of them")
+    if space.backbone.startswith(NAMED):
+        raise InputError(f"expected a subspace whose types have their places on {backbone.name}, got one that was fitted on folders of adapters; "
+                         "give it places with subspace.placed(space, backbone)")
     if space.backbone and space.backbone != backbone.fingerprint:
         raise InputError(f"expected the backbone {space.backbone} that the subspace was fitted on, got {backbone.name} with fingerprint "
                          f"{backbone.fingerprint}; use that backbone")

@@ -79,6 +79,18 @@ def remembered(bank: Bank | Sources, labels: Sequence[str] | None = None, pairs:
         for label, block in sources.blocks.items()})
 
 
+def duplicates(sources: Sources) -> list[tuple[str, Pair, Pair]]:
+    """Sources that are one solution under two names, by label: those with ‖x_m − x_n‖² at most 1e-12 of ‖x_m‖² + ‖x_n‖²."""
+    found = []
+    for label, block in sources.blocks.items():
+        k = block.rows.gram()
+        sizes = np.diagonal(k)
+        sums = sizes[:, None] + sizes
+        twice = np.triu(sums - 2 * k <= 1e-12 * sums, 1) & (sums > 0)
+        found += [(label, sources.pairs[block.members[m]], sources.pairs[block.members[n]]) for m, n in np.argwhere(twice)]
+    return found
+
+
 def common(sources: Sources, least: int = 2) -> Sources:
     """The sources of which every type has a solution.
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import adapter_files
@@ -83,6 +84,17 @@ def test_missing_solutions(made, tmp_path, capsys):
     assert ["has_ba", 0] not in summary(tmp_path / "some")["pairs"]
     assert main(["decompose", str(bank), "--k", "1", "--missing", "--no-report", "--out", str(tmp_path / "all")]) == 0
     assert ["has_ba", 0] in summary(tmp_path / "all")["pairs"]
+
+
+def test_a_solution_that_is_there_twice_is_named(made, tmp_path, capsys):
+    bank = deltas.Bank(shutil.copytree(made[0] / "bank", tmp_path / "bank"))
+    one = bank.load("lora", "has_ba", 0)
+    bank.add(replace(one, seed=1, vector=np.array(one.vector)))
+    other = bank.load("adapter", "has_ba", 0)
+    bank.add(replace(other, seed=1, vector=np.array(other.vector) + 1))
+    assert main(["decompose", str(bank.path), "--k", "2", "--no-report", "--out", str(tmp_path / "s")]) == 0
+    assert summary(tmp_path / "s")["duplicates"] == [["lora", ["has_ba", 0], ["has_ba", 1]]]
+    assert "has_ba, seed 0, and has_ba, seed 1, of lora" in capsys.readouterr().out
 
 
 def test_folders_of_adapters(adapters, tmp_path):
