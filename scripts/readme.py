@@ -130,8 +130,8 @@ def jobs(kept: list[dict[str, Any]]) -> str:
         if "made_difference" in one:
             ranks = sorted({adapter["rank"] for adapter in one["adapters"]})
             lines.append(f"- {len(one['adapters'])} LoRA adapters made by PEFT on {one['model']} (ranks {ranks[0]} to {ranks[-1]}, other target "
-                         f"modules and a random gauge each), k = {one['k']}: {len(one['differences'])} points exported and loaded by PEFT give what "
-                         f"our decoding gives, to {one['difference']:.0e}; the same adapters in other gauges give the same space, to "
+                         f"modules and a random gauge each), k = {one['k']}: {len(one['differences'])} points exported and loaded by PEFT "
+                         f"give what our decoding gives, to {one['difference']:.0e}; the same adapters in other gauges give the same space, to "
                          f"{one['gauge_angle']:.0e} rad.")
         if "energy_planted" in one:
             lines.append(f"- Full fine-tuning as a type: {one['solutions']} (synthetic) solutions of {one['size'] / 1e6:.1f}M numbers on "

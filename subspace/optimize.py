@@ -63,8 +63,8 @@ def attach_to(space: Subspace, backbone: Backbone, label: str) -> Attached:
     if label not in space.parts:
         raise InputError(f"expected a delta type of the subspace ({', '.join(space.labels)}), got {label!r}; choose one of them")
     if space.backbone.startswith(NAMED):
-        raise InputError(f"expected a subspace whose types have their places on {backbone.name}, got one that was fitted on folders of adapters; "
-                         "give it places with subspace.placed(space, backbone)")
+        raise InputError(f"expected a subspace whose types have their places on {backbone.name}, got one that was fitted on folders of "
+                         "adapters; give it places with subspace.placed(space, backbone)")
     if space.backbone and space.backbone != backbone.fingerprint:
         raise InputError(f"expected the backbone {space.backbone} that the subspace was fitted on, got {backbone.name} with fingerprint "
                          f"{backbone.fingerprint}; use that backbone")
