@@ -7,7 +7,7 @@ from deltaspace.__main__ import main
 
 
 @pytest.fixture
-def refused(capsys):
+def refuses(capsys):
     """The command ends with status 2 and one sentence that holds the given words."""
 
     def check(*words: str, args: list[str]) -> None:

@@ -145,8 +145,8 @@ def test_commands_one_by_one(tmp_path, data):
 
 
 class TestBadInput:
-    def test_no_study_file(self, refused, tmp_path):
-        refused("nothing there", args=["study", str(tmp_path / "no.toml"), "--out", str(tmp_path / "out")])
+    def test_no_study_file(self, refuses, tmp_path):
+        refuses("nothing there", args=["study", str(tmp_path / "no.toml"), "--out", str(tmp_path / "out")])
 
     @pytest.mark.parametrize(("old", "new", "words"), [
         ("[training]\nsteps", "[training]\nstesp", ("'stesp'", "did you mean 'steps'")),
@@ -158,32 +158,32 @@ class TestBadInput:
         ("steps = 4", 'steps = "four"', ("steps", "int")),
         ("name =", "name", ("TOML",)),
     ])
-    def test_study_file(self, refused, study, tmp_path, old, new, words):
-        refused(*words, args=changed(study[1], tmp_path, old, new))
+    def test_study_file(self, refuses, study, tmp_path, old, new, words):
+        refuses(*words, args=changed(study[1], tmp_path, old, new))
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(("old", "new", "word"), [("[training]\nsteps = 4", "[training]\nsteps = 6", "[training]"),
                                                       ("[tasks]\n", "[tasks]\ntest_rows = 3\n", "[tasks.test_rows]")])
-    def test_other_settings_for_the_same_folder(self, refused, study, tmp_path, old, new, word):
+    def test_other_settings_for_the_same_folder(self, refuses, study, tmp_path, old, new, word):
         out, file = study
         args = changed(file, tmp_path, old, new)
-        refused(word, args=[*args[:-1], str(out)])
+        refuses(word, args=[*args[:-1], str(out)])
 
-    def test_no_task_folder(self, refused, data, tmp_path):
-        refused("nowhere", args=["train", "--backbone", data["backbone"], "--tasks", str(tmp_path / "nowhere"), "--out", str(tmp_path / "b")])
+    def test_no_task_folder(self, refuses, data, tmp_path):
+        refuses("nowhere", args=["train", "--backbone", data["backbone"], "--tasks", str(tmp_path / "nowhere"), "--out", str(tmp_path / "b")])
 
-    def test_row_without_a_tab(self, refused, data, tmp_path):
+    def test_row_without_a_tab(self, refuses, data, tmp_path):
         folder = write_tasks(tmp_path / "tasks")
         path = folder / "has_ba" / "has_ba_dev.tsv"
         path.write_text("ba be\tyes\nno tab here\n")
-        refused("has_ba_dev.tsv", "2", args=["train", "--backbone", data["backbone"], "--tasks", str(folder), "--out", str(tmp_path / "b")])
+        refuses("has_ba_dev.tsv", "2", args=["train", "--backbone", data["backbone"], "--tasks", str(folder), "--out", str(tmp_path / "b")])
 
-    def test_empty_split(self, refused, data, tmp_path):
+    def test_empty_split(self, refuses, data, tmp_path):
         folder = write_tasks(tmp_path / "tasks")
         (folder / "has_ba" / "has_ba_test.tsv").write_text("")
-        refused("has_ba", args=["train", "--backbone", data["backbone"], "--tasks", str(folder), "--out", str(tmp_path / "b")])
+        refuses("has_ba", args=["train", "--backbone", data["backbone"], "--tasks", str(folder), "--out", str(tmp_path / "b")])
 
-    def test_backbone(self, refused, data, tmp_path):
+    def test_backbone(self, refuses, data, tmp_path):
         for name, words, spoil in (
             ("gone", ("gone",), lambda f: None),
             ("weights", ("model.safetensors",), lambda f: (toy.write_folder(f) / "model.safetensors").unlink()),
@@ -192,27 +192,27 @@ class TestBadInput:
             ("shape", ("shape",), lambda f: (toy.write_folder(f) / "config.json").write_text(json.dumps(toy.config_json(d_ff=32)))),
         ):
             spoil(tmp_path / name)
-            refused(*words, args=["train", "--backbone", str(tmp_path / name), "--tasks", data["tasks"], "--out", str(tmp_path / "b")])
+            refuses(*words, args=["train", "--backbone", str(tmp_path / name), "--tasks", data["tasks"], "--out", str(tmp_path / "b")])
         assert not (tmp_path / "b").exists()
 
-    def test_k_beyond_the_solutions(self, refused, study, tmp_path):
-        refused("between 1 and 3", args=["decompose", str(study[0] / "bank"), "--k", "9", "--out", str(tmp_path / "s")])
+    def test_k_beyond_the_solutions(self, refuses, study, tmp_path):
+        refuses("between 1 and 3", args=["decompose", str(study[0] / "bank"), "--k", "9", "--out", str(tmp_path / "s")])
 
-    def test_bank_of_another_backbone(self, refused, study, data, tmp_path):
+    def test_bank_of_another_backbone(self, refuses, study, data, tmp_path):
         other = toy.write_folder(tmp_path / "other", seed=7)
-        refused("backbone", args=["optimize", str(study[0] / "subspace" / "joint_svd-k2"), "--backbone", str(other), "--tasks",
+        refuses("backbone", args=["optimize", str(study[0] / "subspace" / "joint_svd-k2"), "--backbone", str(other), "--tasks",
                                   data["tasks"], "--names", "has_ba_too", "--out", str(tmp_path / "f")])
 
     @pytest.mark.parametrize("spoil", [lambda b: b[:-8], lambda b: b[:-4] + bytes([b[-4] ^ 1]) + b[-3:]], ids=["truncated", "altered"])
-    def test_damaged_solution(self, refused, study, tmp_path, spoil):
+    def test_damaged_solution(self, refuses, study, tmp_path, spoil):
         import shutil
 
         bank = Path(shutil.copytree(study[0] / "bank", tmp_path / "bank"))
         path = bank / "solutions" / "lora" / "first_word.0.safetensors"
         path.write_bytes(spoil(path.read_bytes()))
-        refused("first_word.0.safetensors", args=["decompose", str(bank), "--k", "1", "--out", str(tmp_path / "s")])
+        refuses("first_word.0.safetensors", args=["decompose", str(bank), "--k", "1", "--out", str(tmp_path / "s")])
 
-    def test_full_disk(self, refused, study, tmp_path, monkeypatch):
+    def test_full_disk(self, refuses, study, tmp_path, monkeypatch):
         """What was there stays; the sentence names the file."""
         import os
 
@@ -220,11 +220,11 @@ class TestBadInput:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
-        refused("No space left", args=["decompose", str(study[0] / "bank"), "--k", "1", "--out", str(tmp_path / "s")])
+        refuses("No space left", args=["decompose", str(study[0] / "bank"), "--k", "1", "--out", str(tmp_path / "s")])
         assert not list((tmp_path / "s").glob("*"))
 
-    def test_unknown_type(self, refused, data, tmp_path):
-        refused("'lroa'", "lora", args=["train", "--backbone", data["backbone"], "--tasks", data["tasks"], "--types", "lroa", "--out",
+    def test_unknown_type(self, refuses, data, tmp_path):
+        refuses("'lroa'", "lora", args=["train", "--backbone", data["backbone"], "--tasks", data["tasks"], "--types", "lroa", "--out",
                                         str(tmp_path / "b")])
 
     def test_through_the_shell(self, tmp_path):

@@ -175,20 +175,20 @@ def test_a_bank_made_small_and_read_back(made, tmp_path):
 
 
 class TestBadInput:
-    def test_nothing_there(self, refused, tmp_path):
-        refused("no/*", args=["decompose", f"{tmp_path}/no/*", "--k", "2", "--out", str(tmp_path / "s")])
+    def test_nothing_there(self, refuses, tmp_path):
+        refuses("no/*", args=["decompose", f"{tmp_path}/no/*", "--k", "2", "--out", str(tmp_path / "s")])
 
-    def test_one_adapter(self, refused, adapters, tmp_path):
-        refused("at least 2", args=["decompose", f"{adapters}/plain/task1", "--k", "1", "--out", str(tmp_path / "s")])
+    def test_one_adapter(self, refuses, adapters, tmp_path):
+        refuses("at least 2", args=["decompose", f"{adapters}/plain/task1", "--k", "1", "--out", str(tmp_path / "s")])
 
-    def test_k_beyond_the_adapters(self, refused, adapters, tmp_path):
-        refused("between 1 and 7", args=["decompose", f"{adapters}/plain/*", "--k", "8", "--out", str(tmp_path / "s")])
+    def test_k_beyond_the_adapters(self, refuses, adapters, tmp_path):
+        refuses("between 1 and 7", args=["decompose", f"{adapters}/plain/*", "--k", "8", "--out", str(tmp_path / "s")])
 
-    def test_another_base(self, refused, adapters, tmp_path):
+    def test_another_base(self, refuses, adapters, tmp_path):
         shutil.copytree(adapters / "plain", tmp_path / "all")
         path = tmp_path / "all" / "task2" / "adapter_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "another/base"}))
-        refused("another/base", "a/base", args=["decompose", f"{tmp_path}/all/*", "--k", "2", "--out", str(tmp_path / "s")])
+        refuses("another/base", "a/base", args=["decompose", f"{tmp_path}/all/*", "--k", "2", "--out", str(tmp_path / "s")])
 
     def test_not_finite(self, adapters, tmp_path):
         """Left out with its reason; the rest is decomposed."""
@@ -203,11 +203,11 @@ class TestBadInput:
         (left,) = [entry for entry in summary(tmp_path / "s")["manifest"] if entry["status"] == "left out"]
         assert "NaN" in left["reason"]
 
-    def test_a_method_that_runs_the_backbone(self, refused, adapters, tmp_path):
-        refused("autoencoder", "convert", args=["decompose", f"{adapters}/plain/*", "--k", "2", "--method", "autoencoder",
+    def test_a_method_that_runs_the_backbone(self, refuses, adapters, tmp_path):
+        refuses("autoencoder", "convert", args=["decompose", f"{adapters}/plain/*", "--k", "2", "--method", "autoencoder",
                                                 "--out", str(tmp_path / "s")])
 
-    def test_a_bank_that_changes_meanwhile(self, refused, made, tmp_path, monkeypatch):
+    def test_a_bank_that_changes_meanwhile(self, refuses, made, tmp_path, monkeypatch):
         bank = Path(shutil.copytree(made[0] / "bank", tmp_path / "bank"))
         assert main(["decompose", str(bank), "--k", "1", "--no-report", "--out", str(tmp_path / "s")]) == 0
         before = (tmp_path / "s" / "subspace.safetensors").read_bytes()
@@ -220,20 +220,20 @@ class TestBadInput:
             return space
 
         monkeypatch.setattr(subspace, "joint_svd", meanwhile)
-        refused("has_ba.0.safetensors", "run it again", args=["decompose", str(bank), "--k", "2", "--out", str(tmp_path / "s")])
+        refuses("has_ba.0.safetensors", "run it again", args=["decompose", str(bank), "--k", "2", "--out", str(tmp_path / "s")])
         assert (tmp_path / "s" / "subspace.safetensors").read_bytes() == before  # the last complete result stays
 
-    def test_no_such_source(self, refused, made, tmp_path):
-        refused("no_task", args=["export", str(made[0] / "space"), "--task", "no_task", "--out", str(tmp_path / "e")])
-        refused("no_task", args=["merge", str(made[0] / "space"), "no_task", "--out", str(tmp_path / "m")])
-        refused("no_task", args=["extend", str(made[0] / "space"), str(made[0] / "bank"), "--names", "no_task", "--out", str(tmp_path / "x")])
-        refused("no_task", args=["decompose", str(made[0] / "bank"), "--names", "no_task", "--k", "1", "--out", str(tmp_path / "d")])
+    def test_no_such_source(self, refuses, made, tmp_path):
+        refuses("no_task", args=["export", str(made[0] / "space"), "--task", "no_task", "--out", str(tmp_path / "e")])
+        refuses("no_task", args=["merge", str(made[0] / "space"), "no_task", "--out", str(tmp_path / "m")])
+        refuses("no_task", args=["extend", str(made[0] / "space"), str(made[0] / "bank"), "--names", "no_task", "--out", str(tmp_path / "x")])
+        refuses("no_task", args=["decompose", str(made[0] / "bank"), "--names", "no_task", "--k", "1", "--out", str(tmp_path / "d")])
 
-    def test_a_tolerance_that_is_none(self, refused, made, tmp_path):
-        refused("tolerance", args=["compress", str(made[0] / "bank"), "--tolerance", "1.5", "--out", str(tmp_path / "c")])
+    def test_a_tolerance_that_is_none(self, refuses, made, tmp_path):
+        refuses("tolerance", args=["compress", str(made[0] / "bank"), "--tolerance", "1.5", "--out", str(tmp_path / "c")])
 
 
-def test_methods_are_named_alike_everywhere(refused, tmp_path):
+def test_methods_are_named_alike_everywhere(refuses, tmp_path):
     toml = """name = "x"
 [backbone]
 source = "tiny"
@@ -244,6 +244,6 @@ folder = "gym"
 methods = ["joint_svdd"]
 """
     (tmp_path / "s.toml").write_text(toml)
-    refused("joint_svdd", "gcca", args=["study", str(tmp_path / "s.toml"), "--out", str(tmp_path / "o")])
+    refuses("joint_svdd", "gcca", args=["study", str(tmp_path / "s.toml"), "--out", str(tmp_path / "o")])
     (tmp_path / "s.toml").write_text(toml.replace("joint_svdd", "autoencoder@layer"))
-    refused("autoencoder@layer", args=["study", str(tmp_path / "s.toml"), "--out", str(tmp_path / "o")])
+    refuses("autoencoder@layer", args=["study", str(tmp_path / "s.toml"), "--out", str(tmp_path / "o")])
