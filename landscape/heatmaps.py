@@ -19,6 +19,10 @@ from landscape.taskmap import INKED, category_of, legend_of, looks
 
 CELL = 0.1
 """Inches a task, so that names of 6 points stand beside each other."""
+LARGEST = 6.5
+"""Inches of a heat map at most."""
+READABLE = 3.0
+"""Points of the smallest names that are written."""
 
 
 def similarities(
@@ -56,8 +60,9 @@ def similarities(
     most = max(float(np.quantile(np.abs(off), 0.995)), 1e-9) if np.isfinite(off).all() else 1.0
     steps = [OKABE_ITO[1], "#f3b48a", "white", "#8fc3e3", OKABE_ITO[0]]
     shade = LinearSegmentedColormap.from_list("similarity", steps).with_extremes(bad="#dedede")
-    side, tree = max(2.4, CELL * n), 0.5 if linkage is not None else 0.06
-    names = 0.055 * max(map(len, tasks)) + 0.15
+    side, tree = min(max(2.4, CELL * n), LARGEST), 0.5 if linkage is not None else 0.06
+    size = min(7.0, 72 * side / n * 0.82)
+    names = 0.055 * max(map(len, tasks)) * size / 6.5 + 0.15 if size >= READABLE else 0.15
     many = len(look) > 1
     with mpl.rc_context(STYLE):
         width = tree + names + 0.2 * many + len(shown) * (side + 0.12) + 0.9 + 1.0 * many
@@ -81,7 +86,7 @@ def similarities(
             if order is None:
                 _separate(ax, [kinds[i] for i in places])
             if number == 0:
-                _names(ax, [tasks[i] for i in places], [look[kinds[i]] for i in places] if many else None, side)
+                _names(ax, [tasks[i] for i in places], [look[kinds[i]] for i in places] if many else None, side, size)
             left += side + 0.12
         if linkage is not None:
             _tree(axes(0.03, tree - 0.05), linkage, n)
@@ -97,12 +102,12 @@ def similarities(
         return write(figure, path)
 
 
-def _names(ax: Axes, tasks: Sequence[str], marks: Sequence[tuple[str, str]] | None, side: float) -> None:
+def _names(ax: Axes, tasks: Sequence[str], marks: Sequence[tuple[str, str]] | None, side: float, size: float) -> None:
     """The tasks at the left, with their category's marker between name and map."""
-    size = min(7.0, max(3.0, 72 * side / len(tasks) * 0.82))
     for row, task in enumerate(tasks):
-        ax.annotate(task, (0, row), xycoords=("axes fraction", "data"), xytext=(-4 - 10 * (marks is not None), 0), textcoords="offset points",
-                    ha="right", va="center", fontsize=size, color=INK, annotation_clip=False)
+        if size >= READABLE:
+            ax.annotate(task, (0, row), xycoords=("axes fraction", "data"), xytext=(-4 - 10 * (marks is not None), 0), ha="right", va="center",
+                        textcoords="offset points", fontsize=size, color=INK, annotation_clip=False)
         if marks is not None:
             colour, marker = marks[row]
             wide = min(5.0, size * 0.8) * INKED.get(marker, 1.0) ** 0.5

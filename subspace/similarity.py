@@ -32,6 +32,8 @@ from subspace.sources import Block, Pair, Sources
 from subspace.stability import principal_angles
 
 Matrix = Float64[np.ndarray, "tasks tasks"]
+ORDERED = 300
+"""Tasks up to which alike leaves are brought together within the tree, which takes long for many."""
 
 
 def task_cosines(
@@ -65,7 +67,7 @@ class Order:
 
 
 def clustered(similarity: Matrix) -> Order:
-    """Hierarchical clustering by average linkage of the distances 1 − similarity, alike leaves beside each other.
+    """Hierarchical clustering by average linkage of the distances 1 − similarity, alike leaves beside each other where they are not too many.
 
     Raises:
         InputError: fewer than 2 tasks.
@@ -77,7 +79,7 @@ def clustered(similarity: Matrix) -> Order:
 
     distance = 1 - (similarity + similarity.T) / 2
     np.fill_diagonal(distance, 0.0)
-    tree = linkage(squareform(np.maximum(distance, 0.0), checks=False), "average", optimal_ordering=True)
+    tree = linkage(squareform(np.maximum(distance, 0.0), checks=False), "average", optimal_ordering=len(similarity) <= ORDERED)
     return Order(order=leaves_list(tree).astype(np.int64), linkage=tree)
 
 

@@ -94,6 +94,18 @@ def test_heat_maps_without_an_order_are_grouped(drawn):
     assert {line.get_ydata()[0] for line in lines} == {1.5}  # one line between two groups
 
 
+def test_many_tasks_stay_on_a_page(drawn):
+    """The names go before the figure grows beyond sight."""
+    sizes = {}
+    for n in (20, 80, 400):
+        figure = drawn(landscape.similarities, {"lora": similarity(n), "adapter": similarity(n)}, tasks(n), order=range(n))
+        sizes[n] = figure.get_size_inches()[0], len(figure.axes[0].texts)
+    assert sizes[20][1] == 20
+    assert sizes[80][1] == 80
+    assert sizes[400][1] == 0
+    assert sizes[400][0] < 16
+
+
 def test_a_tree_stands_at_the_rows(drawn):
     from subspace.similarity import clustered
 
