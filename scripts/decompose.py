@@ -49,6 +49,8 @@ class Decompose(OnTasks):
     """adapters: a regular expression whose first group is the task in a folder's name, so that types are paired: '(.*)-lora'."""
     report: bool = True
     """Write report.html, figures and what they show; without, the subspace alone."""
+    maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne")
+    """Maps of the tasks in z; umap needs the extra [maps]."""
     categories: Path | None = None
     """A JSON file {task: category}, the colours of the map of tasks."""
     setting: Literal["single", "multi"] = "multi"
@@ -75,6 +77,8 @@ class Decompose(OnTasks):
         from deltas.bank import versions
         from deltas.files import read_json, write_json
         from subspace.gram import resumable
+        from subspace.growth import METHODS as GROWING
+        from subspace.growth import with_grams
         from subspace.remembered import duplicates, remembered
 
         from . import decompose_report
@@ -91,6 +95,8 @@ class Decompose(OnTasks):
                 kept = remembered(resumable(sources, state))
                 space = self._learned(kept, state, bar) if self.method in LEARNED else closed(method, kept, self.k, self.seed)
                 sources.unchanged()
+                if self.method in GROWING and self.granularity == "whole":
+                    space = with_grams(space, kept)  # what `extend` needs not to compute them again
                 space.save(self.out)
         finally:
             with contextlib.suppress(OSError):
@@ -99,7 +105,7 @@ class Decompose(OnTasks):
         summary = {**space.describe(), "manifest": list(sources.manifest), "duplicates": twice, "versions": versions()}
         if self.report:
             with bars.stage("report", 1) as bar:
-                summary |= decompose_report.write(self.out, space, kept, categories=categories, seed=self.seed)
+                summary |= decompose_report.write(self.out, space, kept, categories=categories, maps=self.maps, seed=self.seed)
                 bar()
         write_json(self.out / "summary.json", {**summary, "seconds": bars.seconds})
         shutil.rmtree(state, ignore_errors=True)

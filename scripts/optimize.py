@@ -21,7 +21,7 @@ class Optimize(OnTasks):
     """Delta types to tune through, one after the other; all where none is named. lora+adapter tunes one z through both at once."""
     by: Literal["gradient", "search"] = "gradient"
     """Tune z by the gradient of the task's loss, or search for it with forward passes alone (CMA-ES)."""
-    evaluations: int = 1000
+    evaluations: int = 300
     """search: candidates in all."""
     search_rows: int = 32
     """search: training rows that every candidate is run over."""

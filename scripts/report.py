@@ -169,7 +169,7 @@ def _over_k(study: Study, figures: dict[str, Path]) -> str:
         return ""
     rows = [f"<tr>{td(k)}{''.join(num(line.get(k, Number())) for line in lines.values())}</tr>" for k in ks]
     table = table_of(["k", *lines], rows, "Mean over types and unseen tasks, normalised.") if rows else ""
-    return f"<section><h2>How many dimensions</h2>{figure_of(figures, 'curve')}{table}</section>"
+    return f"<section><h2>How many dimensions</h2>{figure_of(figures, 'curve')}{figure_of(figures, 'curve-by-type')}{table}</section>"
 
 
 def _methods(study: Study) -> str:
@@ -228,7 +228,7 @@ def _area(area: Region | None) -> str:
 
 
 def _space(figures: dict[str, Path]) -> str:
-    known = {"curve", "controls", "matrix", "sources"}
+    known = {"curve", "curve-by-type", "controls", "matrix", "sources"}
     others = [name for name in figures if name not in known and not name.startswith("plane")]
     if not others:
         return ""

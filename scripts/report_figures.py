@@ -9,6 +9,7 @@ from typing import Any
 import landscape
 from landscape.surface import Surface
 
+from .report_curves import draw_by_type
 from .report_data import CONTROLS, STAGES, Number, Study, read_study
 
 
@@ -35,6 +36,8 @@ def draw_figures(folder: str | Path, *, space: Any = None, categories: Mapping[s
     counts = {stage: {n: _estimate(score) for n, score in study.by_sources(stage).items()} for stage in STAGES}
     if all(len(line) > 1 for line in counts.values()):
         written.append(landscape.curve(counts, figures / "sources.png", xlabel="source tasks"))
+    if drawn := draw_by_type(study, figures / "curve-by-type.png"):
+        written.append(drawn)
     groups = {}
     for stage in STAGES:
         ours = study.overall(stage)

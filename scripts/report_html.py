@@ -12,6 +12,7 @@ from .report_data import Number
 CAPTIONS = {
     "curve": "Score against k, the dimension of the shared space; bands are 95% intervals, dashed lines controls at the k of the "
     "tables. 0 is chance, 1 the full delta trained alone.",
+    "curve-by-type": "The same for each type: through the type itself (optimization), and decoded as it (transfer from the others).",
     "sources": "Score against the number of source tasks that were decomposed, nested and drawn in one random order; bands are 95% intervals.",
     "controls": "The method beside its controls. The shaded band is the method's own interval: a control whose interval reaches it "
     "cannot be told apart from the method.",

@@ -17,7 +17,7 @@ from subspace import inspection
 from subspace.alignment import align_to, aligned
 from subspace.autoencoder import Autoencoder, autoencoder
 from subspace.base import Network, Part, Subspace
-from subspace.choosing import permutation_null
+from subspace.choosing import gaussian_null, permutation_null
 from subspace.compression import Compressed, compress, decompress, scores_kept
 from subspace.controls import mean_only, random_basis, shuffled
 from subspace.export import export, placed
@@ -26,27 +26,31 @@ from subspace.foreign import gather_folders
 from subspace.gcca import gcca
 from subspace.gradient_free import search
 from subspace.granularity import by_group
-from subspace.growth import extend, missed
+from subspace.growth import extend, missed, with_grams
 from subspace.joint_svd import gram_correlation, joint_svd
-from subspace.merging import Merged, merge, merge_codes, merge_solutions
+from subspace.maps import code_points, points_of, task_map
+from subspace.merging import Merged, merge, merge_codes, merge_factors, merge_solutions
 from subspace.optimize import Found, optimize, optimize_many
 from subspace.pca import pca
 from subspace.product import in_product_space
 from subspace.project import Projection, project
 from subspace.ranks import of_one_rank
 from subspace.refine import Refine, refine
+from subspace.remembered import duplicates, remembered
 from subspace.rules import Dare, Mean, Rule, TaskArithmetic, Ties
+from subspace.similarity import task_cosines, type_similarity
 from subspace.sources import Sources, gather
 from subspace.stability import angles_between, over_halves, over_seeds
 from subspace.transfer import TransferTable, transfer
-from subspace.validation import cross_validated
+from subspace.validation import cross_validated, recommended
 from subspace.warm_start import WarmStart, warm_start
 
 __all__ = [
-    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources", "Subspace",
-    "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group", "compress",
-    "cross_validated", "decompress", "export", "extend", "few_shot", "gather", "gather_folders", "gcca", "gram_correlation",
-    "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes", "merge_solutions", "missed", "of_one_rank",
-    "optimize", "optimize_many", "over_halves", "over_seeds", "pca", "permutation_null", "placed", "project", "random_basis", "refine",
-    "scores_kept", "search", "shuffled", "transfer", "warm_start",
+    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources",
+    "Subspace", "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group",
+    "code_points", "compress", "cross_validated", "decompress", "duplicates", "export", "extend", "few_shot", "gather", "gather_folders",
+    "gaussian_null", "gcca", "gram_correlation", "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes",
+    "merge_factors", "merge_solutions", "missed", "of_one_rank", "optimize", "optimize_many", "over_halves", "over_seeds", "pca",
+    "permutation_null", "placed", "points_of", "project", "random_basis", "recommended", "refine", "remembered", "scores_kept", "search",
+    "shuffled", "task_cosines", "task_map", "transfer", "type_similarity", "warm_start", "with_grams",
 ]
