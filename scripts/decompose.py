@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from .methods import CLOSED, CONTROLS, LEARNED, Granularity, Method, closed
-from .options import OnTasks
+from .options import OnTasks, use_devices
 
 if TYPE_CHECKING:
     from subspace import Sources, Subspace
@@ -47,6 +47,14 @@ class Decompose(OnTasks):
     """Take sources too for which only some of the types have a solution."""
     task_of: str | None = None
     """adapters: a regular expression whose first group is the task in a folder's name, so that types are paired: '(.*)-lora'."""
+    sharded: bool = False
+    """Share the columns of the solutions out over JAX's devices (see --cpu-devices), and over hosts where there are several."""
+    coordinator: str | None = None
+    """sharded, several hosts: address:port of the first, the same on all; every host runs this command and reads its share of every file."""
+    hosts: int = 1
+    """sharded: how many there are."""
+    host: int = 0
+    """sharded: which of them this is; host 0 writes."""
     report: bool = True
     """Write report.html, figures and what they show; without, the subspace alone."""
     maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne")
@@ -80,28 +88,33 @@ class Decompose(OnTasks):
         from subspace.growth import METHODS as GROWING
         from subspace.growth import with_grams
         from subspace.remembered import duplicates, remembered
+        from subspace.sharded import sharded
 
         from . import decompose_report
         from .progress import Bars
 
         method = Method.of(f"{self.method}@{self.granularity}" if self.granularity != "whole" else self.method, (*CLOSED, *LEARNED, *CONTROLS))
         categories = {} if self.categories is None else read_json(self.categories)
+        self._join()
         bars, state = Bars(), self.out / "state"
         with bars.stage("gather", 1) as bar:
             sources = self.gathered()
             bar()
         try:
             with bars.stage("decompose", self.steps if self.method in LEARNED else 1) as bar:
-                kept = remembered(resumable(sources, state))
+                kept = remembered(resumable(sharded(sources) if self.sharded else sources, state))
                 space = self._learned(kept, state, bar) if self.method in LEARNED else closed(method, kept, self.k, self.seed)
                 sources.unchanged()
                 if self.method in GROWING and self.granularity == "whole":
                     space = with_grams(space, kept)  # what `extend` needs not to compute them again
-                space.save(self.out)
+                if self.host == 0:
+                    space.save(self.out)
         finally:
             with contextlib.suppress(OSError):
                 state.rmdir()  # unless there is something to go on from
         twice = duplicates(kept)
+        if self.host:
+            return
         summary = {**space.describe(), "manifest": list(sources.manifest), "duplicates": twice, "versions": versions()}
         if self.report:
             with bars.stage("report", 1) as bar:
@@ -119,6 +132,26 @@ class Decompose(OnTasks):
             print(f"{len(twice)} solutions are there twice and count twice, the first: {first}, seed {a}, and {second}, seed {b}, of {label}")
         if self.report and summary["trust"]["gauge"]["sentence"]:
             print(summary["trust"]["gauge"]["sentence"])
+
+    def _join(self) -> None:
+        """Make the devices, and meet the other hosts."""
+        from deltas.errors import InputError
+
+        if not self.sharded:
+            if self.coordinator is not None or self.hosts != 1 or self.host:
+                raise InputError("expected --sharded with --coordinator, --hosts and --host, got them without; add it, or leave them out")
+            return
+        if self.method in LEARNED:
+            raise InputError(f"expected a closed form to share out over devices, got {self.method}, which runs the backbone; leave "
+                             "--sharded out")
+        if (self.coordinator is None) != (self.hosts == 1) or not 0 <= self.host < self.hosts:
+            raise InputError(f"expected --coordinator, and a --host below --hosts, where there are several hosts, got coordinator "
+                             f"{self.coordinator}, host {self.host} of {self.hosts}; give all three on every host")
+        use_devices(self.cpu_devices)
+        if self.coordinator is not None:
+            import jax
+
+            jax.distributed.initialize(self.coordinator, self.hosts, self.host)
 
     def gathered(self) -> "Sources":
         """The sources: of the bank, or of the adapters in the folders; in product space or aligned where that is wanted."""

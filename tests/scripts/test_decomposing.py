@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +69,33 @@ def test_ways_to_decompose(made, tmp_path, args):
     assert space.labels == ["adapter", "lora"]
     assert (space.space, space.align) == ("product" if "product" in args else "factors", "procrustes" if "procrustes" in args else "none")
     assert (space.k > 2) == ("layer" in args)
+
+
+def test_shared_out_over_devices(made, tmp_path):
+    root, _ = made
+    for name, args in (("one", []), ("out", ["--sharded"])):
+        assert main(["decompose", str(root / "bank"), "--k", "2", "--no-report", "--out", str(tmp_path / name), *args]) == 0
+    one, out = (subspace.Subspace.load(tmp_path / name) for name in ("one", "out"))
+    np.testing.assert_allclose(out.codes, one.codes, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_shared_out_over_two_hosts(made, tmp_path):
+    """Two processes of four devices each, as on two machines: the same subspace, and one of them writes."""
+    root, _ = made
+    assert main(["decompose", str(root / "bank"), "--k", "2", "--no-report", "--out", str(tmp_path / "one")]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    hosts = [subprocess.Popen([sys.executable, "-m", "deltaspace", "decompose", str(root / "bank"), "--k", "2", "--no-report", "--sharded",
+                               "--cpu-devices", "4", "--coordinator", f"127.0.0.1:{port}", "--hosts", "2", "--host", str(host),
+                               "--out", str(tmp_path / f"host{host}")]) for host in range(2)]
+    assert [one.wait(timeout=300) for one in hosts] == [0, 0]
+    one, out = (subspace.Subspace.load(tmp_path / name) for name in ("one", "host0"))
+    np.testing.assert_allclose(out.codes, one.codes, atol=1e-6)
+    for label in one.labels:
+        np.testing.assert_allclose(out.parts[label].basis, one.parts[label].basis, atol=1e-6)
+    assert not (tmp_path / "host1" / "subspace.safetensors").exists()
 
 
 def test_decoders_refined_on_the_tasks(made, tmp_path):
@@ -222,6 +252,11 @@ class TestBadInput:
         monkeypatch.setattr(subspace, "joint_svd", meanwhile)
         refuses("has_ba.0.safetensors", "run it again", args=["decompose", str(bank), "--k", "2", "--out", str(tmp_path / "s")])
         assert (tmp_path / "s" / "subspace.safetensors").read_bytes() == before  # the last complete result stays
+
+    def test_hosts_that_do_not_fit(self, refuses, made, tmp_path):
+        bank = str(made[0] / "bank")
+        refuses("--sharded", args=["decompose", bank, "--k", "1", "--hosts", "2", "--out", str(tmp_path / "a")])
+        refuses("--coordinator", args=["decompose", bank, "--k", "1", "--sharded", "--hosts", "2", "--out", str(tmp_path / "b")])
 
     def test_no_such_source(self, refuses, made, tmp_path):
         refuses("no_task", args=["export", str(made[0] / "space"), "--task", "no_task", "--out", str(tmp_path / "e")])
