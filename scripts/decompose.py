@@ -71,8 +71,10 @@ class Decompose(OnTasks):
     """autoencoder: how the distance to a solution counts."""
     alpha: float | None = None
     """autoencoder: weight of the reconstruction; that of the setting where not given."""
-    learning_rate: float = 1e-4
-    """autoencoder, refined: constant."""
+    learning_rate: float | None = None
+    """autoencoder: of Adafactor (1e-4 where not given); refined: of Adam, as a share of the size of each type's directions (0.005)."""
+    agreement: float = 0.0
+    """refined: weight of the types' agreement at mixes of two sources' codes."""
     steps: int = 400
     """autoencoder, refined: updates."""
     seed: int = 0
@@ -197,10 +199,12 @@ class Decompose(OnTasks):
             bar.to(step)
 
         if self.method == "refined":
-            settings = subspace.Refine(learning_rate=self.learning_rate, steps=self.steps, seed=self.seed)
+            rate = 0.005 if self.learning_rate is None else self.learning_rate
+            settings = subspace.Refine(learning_rate=rate, agreement=self.agreement, steps=self.steps, seed=self.seed)
             return subspace.refine(subspace.joint_svd(sources, self.k), attached=attached, tasks=tasks, reading=reading, settings=settings,
                                    checkpoint=state / "refined.safetensors", on_step=tell)
         learned = subspace.Autoencoder(setting=self.setting, start=self.start, simplex=self.simplex, reconstruction=self.reconstruction,
-                                       alpha=self.alpha, learning_rate=self.learning_rate, steps=self.steps, seed=self.seed)
+                                       alpha=self.alpha, learning_rate=1e-4 if self.learning_rate is None else self.learning_rate,
+                                       steps=self.steps, seed=self.seed)
         return subspace.autoencoder(sources, self.k, attached=attached, tasks=tasks, reading=reading, settings=learned,
                                     checkpoint=state / "autoencoder.safetensors", on_step=tell)

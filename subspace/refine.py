@@ -38,13 +38,14 @@ Decoders = Mapping[str, Mapping[str, jax.Array]]
 class Refine:
     """How decoders are refined.
 
-    steps: updates, each on `batch_size` rows of one source. learning_rate: of Adam, constant. agreement: β. evaluate_every: steps between two
+    steps: updates, each on `batch_size` rows of one source. learning_rate: of Adam, constant, as a share of the root mean square of each type's
+    U: types differ in it by a factor of twenty and more. agreement: β. evaluate_every: steps between two
     looks at the first `dev_rows` dev rows of every source task, the best of which is kept. segment: steps on rows of one length.
     """
 
     steps: int = 400
     batch_size: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 0.005
     agreement: float = 0.0
     evaluate_every: int = 100
     dev_rows: int = 16
@@ -147,12 +148,13 @@ def _compiled(settings: Refine, attached: tuple[tuple[str, Attached], ...]) -> t
         return task + settings.agreement * apart, {"task_loss": task, "divergence": apart}
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def segment(params, opt, batches, z, mixed, starts, frozen):
+    def segment(params, opt, batches, z, mixed, starts, frozen, sizes):
         def step(carry: tuple, now: tuple) -> tuple[tuple, dict[str, jax.Array]]:
             params, opt = carry
             batch, own, other = now
             grads, log = jax.grad(objective, has_aux=True)(params, own, other, starts, frozen, batch)
             updates, opt = optimizer.update(grads, opt, params)
+            updates = {label: jax.tree.map(lambda u, size=sizes[label]: size * u, each) for label, each in updates.items()}
             return (optax.apply_updates(params, updates), opt), log
 
         (params, opt), logs = jax.lax.scan(step, (params, opt), (batches, z, mixed))
@@ -170,6 +172,7 @@ class _Run(Loop):
         optimizer, self.segment, self.objective = _compiled(settings, tuple(attached.items()))
         self.frozen = {label: one.frozen for label, one in attached.items()}
         self.starts = {label: jnp.asarray(space.parts[label].theta0) for label in attached}
+        self.sizes = {label: jnp.sqrt(jnp.mean(jnp.square(space.parts[label].basis))) for label in attached}
         params = {label: {"mean": jnp.asarray(space.parts[label].mean), "basis": jnp.asarray(space.parts[label].basis)} for label in attached}
         own = {task: [n for n, (name, _) in enumerate(space.pairs) if name == task] for task, _ in space.pairs}
         self.exams = [(members[0], exam(dev[task], reading, settings.dev_rows)) for task, members in sorted(own.items())]
@@ -185,7 +188,7 @@ class _Run(Loop):
         z = np.broadcast_to(self.codes[segment.source], (len(segment.rows), self.codes.shape[1]))
         mixed = segment.share[:, None] * z + (1 - segment.share[:, None]) * self.codes[segment.other]
         codes = jnp.asarray(z), jnp.asarray(mixed)
-        self.params, self.opt, log = self.segment(self.params, self.opt, batches, *codes, self.starts, self.frozen)
+        self.params, self.opt, log = self.segment(self.params, self.opt, batches, *codes, self.starts, self.frozen, self.sizes)
         return log
 
     def dev_loss(self) -> float:
