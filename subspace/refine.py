@@ -114,8 +114,11 @@ def learn(
         raise InputError(f"expected decoders with least-squares encoders to refine, got {space.method}, whose encoder of {learned[0]} was "
                          "learned; refine joint_svd")
     settings, reading = settings or Refine(), reading or Reading()
-    run = _Run(space, {label: attached[label] for label in sorted(space.parts)}, train, dev, reading, settings)
-    plan = [(len(segment.rows), segment) for segment in dealt(space, train, reading, settings)]
+    # one order inside, whatever the caller's: random numbers must fall on the same sources
+    order = sorted(range(len(space.pairs)), key=space.pairs.__getitem__)
+    inside = replace(space, pairs=tuple(space.pairs[n] for n in order), codes=space.codes[order])
+    run = _Run(inside, {label: attached[label] for label in sorted(space.parts)}, train, dev, reading, settings)
+    plan = [(len(segment.rows), segment) for segment in dealt(inside, train, reading, settings)]
     best, history = run.go(plan, None if checkpoint is None else Path(checkpoint), save_every, on_step)
     parts = {label: replace(part, mean=best[label]["mean"], basis=best[label]["basis"]) for label, part in space.parts.items()}
     return replace(space, method="refined", parts=parts, energy={}, history=history,
