@@ -6,7 +6,8 @@ Each process reads its share of the columns of every file, block by block, and e
 stay on the devices and are added up once at the end, over devices and then over processes. Combinations C X are found column by column where
 the columns were read and laid side by side. Every process ends with the same numbers.
 
-float64 on CPUs and GPUs, whatever `jax_enable_x64` says. XLA knows float64 on TPUs only as pairs of float32, too slow for this: there the
+float64 on GPUs and on the several devices that a CPU was split into, whatever `jax_enable_x64` says. A CPU that is one device is left to
+numpy, whose BLAS knows that the product is symmetric. XLA has float64 on TPUs only as pairs of float32, of less range and slow: there the
 processors of each host do the arithmetic, and the hosts still share the reading.
 
 On several machines (one process each, all running the same lines):
@@ -39,7 +40,7 @@ from subspace.sources import Sources, gather
 
 BAND = 64 * 2**20
 """Bytes of all processes' numbers that are exchanged at a time."""
-WITH_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
+WITH_FLOAT64 = {"cpu", "gpu", "cuda", "rocm"}
 T = TypeVar("T")
 
 
@@ -77,8 +78,7 @@ class Sharded(Stored):
         own = f".{jax.process_index()}of{jax.process_count()}" if jax.process_count() > 1 else ""
         super().__init__(rows, ranges, state=None if state is None else f"{state}{own}")
         self._devices = list(devices)
-        mine = [device for device in self._devices if device.process_index == jax.process_index()]
-        self.on = _on(tuple(mine)) if mine and mine[0].platform in WITH_FLOAT64 else OnHost()
+        self.on = arithmetic(tuple(device for device in self._devices if device.process_index == jax.process_index()))
 
     @classmethod
     def of(cls, rows: Stored, devices: Sequence[Any]) -> Self:
@@ -188,10 +188,12 @@ class OnDevices(OnHost):
         return jax.device_put(np.pad(block, ((0, 0), (0, lacking))) if lacking else block, self._across)
 
 
-@cache
-def _on(devices: tuple[Any, ...]) -> OnDevices:
-    """The same programs for all rows."""
-    return OnDevices(devices)
+@cache  # the same programs for all rows
+def arithmetic(devices: tuple[Any, ...]) -> OnHost:
+    """Where a process with these devices multiplies: on them, where that is the quickest way to float64."""
+    kinds = {device.platform for device in devices}
+    alone = kinds == {"cpu"} and len(devices) == 1
+    return OnDevices(devices) if kinds and kinds <= WITH_FLOAT64 and not alone else OnHost()
 
 
 def _add_gram(total: jax.Array, block: jax.Array) -> jax.Array:

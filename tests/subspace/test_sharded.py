@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from subspace.sharded import Sharded, sharded
 from subspace.sources import gather
 
 N, D = 7, 101
+Device = namedtuple("Device", "process_index platform")
 
 
 def stored_bank(folder) -> Bank:
@@ -70,9 +72,10 @@ def same(found, expected):
 
 @pytest.mark.parametrize("memory", [1, 4 * 2 * 4 * N * 10, 2**20])
 @pytest.mark.parametrize("ranges", [None, [slice(3, 30), slice(50, 99)]])
-def test_devices_compute_what_numpy_does(rows, memory, ranges):
+def test_devices_compute_what_numpy_does(rows, monkeypatch, memory, ranges):
     """In float64 although JAX is set to float32; also after taking rows and columns."""
     assert not jax.config.jax_enable_x64
+    monkeypatch.setattr(module, "arithmetic", module.OnDevices)
     plain, over = Stored(rows), Sharded.of(Stored(rows), jax.devices()[:1])
     if ranges is not None:
         plain, over = plain.columns(ranges), over.columns(ranges)
@@ -88,7 +91,16 @@ def test_a_mesh_of_several_axes_gives_its_devices(bank):
     assert [type(block.rows) for block in sharded(bank).blocks.values()] == [Sharded] * 3
 
 
+def test_who_multiplies(monkeypatch):
+    """numpy on one CPU device and on TPUs, the devices elsewhere."""
+    monkeypatch.setattr(module, "OnDevices", lambda devices: "devices")
+    found = {(platform, count): module.arithmetic.__wrapped__(tuple(Device(0, platform) for _ in range(count)))
+             for platform in ("cpu", "gpu", "tpu") for count in (0, 1, 4)}
+    assert {key for key, on in found.items() if on == "devices"} == {("cpu", 4), ("gpu", 1), ("gpu", 4)}
+
+
 def test_a_sharded_sum_goes_on_after_a_kill(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "arithmetic", module.OnDevices)
     monkeypatch.setattr("subspace.kept.EVERY", 0.0)
     over, memory = Sharded.of(Stored(rows, state=tmp_path / "x.gram"), jax.devices()[:1]), 4 * 2 * 4 * N * 10
     fill = Sharded._fill
@@ -127,7 +139,7 @@ class Hosts:
         monkeypatch.setattr(jax, "process_count", lambda: count)
         monkeypatch.setattr(jax, "process_index", lambda *_: self.here.number)
         monkeypatch.setattr(module, "_gathered", self.gathered)
-        self.devices = [SimpleNamespace(process_index=p, platform="tpu") for p in range(count) for _ in range(each)]
+        self.devices = [Device(p, "tpu") for p in range(count) for _ in range(each)]
 
     def gathered(self, own):
         self.sent[self.here.number] = np.array(own)
