@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -157,8 +157,8 @@ def _compiled(settings: Refine, attached: tuple[tuple[str, Attached], ...]) -> t
             batch, own, other = now
             grads, log = jax.grad(objective, has_aux=True)(params, own, other, starts, frozen, batch)
             updates, opt = optimizer.update(grads, opt, params)
-            updates = {label: jax.tree.map(lambda u, size=sizes[label]: size * u, each) for label, each in updates.items()}
-            return (optax.apply_updates(params, updates), opt), log
+            steps = {label: {name: sizes[label] * u for name, u in each.items()} for label, each in cast("Any", updates).items()}
+            return (optax.apply_updates(params, steps), opt), log
 
         (params, opt), logs = jax.lax.scan(step, (params, opt), (batches, z, mixed))
         return params, opt, {name: values.mean() for name, values in logs.items()}
