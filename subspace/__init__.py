@@ -25,6 +25,7 @@ from subspace.few_shot import few_shot
 from subspace.foreign import gather_folders
 from subspace.gcca import gcca
 from subspace.gradient_free import search
+from subspace.gram import resumable
 from subspace.granularity import by_group
 from subspace.growth import extend, missed, with_grams
 from subspace.joint_svd import gram_correlation, joint_svd
@@ -38,6 +39,7 @@ from subspace.ranks import of_one_rank
 from subspace.refine import Refine, refine
 from subspace.remembered import duplicates, remembered
 from subspace.rules import Dare, Mean, Rule, TaskArithmetic, Ties
+from subspace.sharded import sharded
 from subspace.similarity import task_cosines, type_similarity
 from subspace.sources import Sources, gather
 from subspace.stability import angles_between, over_halves, over_seeds
@@ -51,6 +53,6 @@ __all__ = [
     "code_points", "compress", "cross_validated", "decompress", "duplicates", "export", "extend", "few_shot", "gather", "gather_folders",
     "gaussian_null", "gcca", "gram_correlation", "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes",
     "merge_factors", "merge_solutions", "missed", "of_one_rank", "optimize", "optimize_many", "over_halves", "over_seeds", "pca",
-    "permutation_null", "placed", "points_of", "project", "random_basis", "recommended", "refine", "remembered", "scores_kept", "search",
-    "shuffled", "task_cosines", "task_map", "transfer", "type_similarity", "warm_start", "with_grams",
+    "permutation_null", "placed", "points_of", "project", "random_basis", "recommended", "refine", "remembered", "resumable", "scores_kept",
+    "search", "sharded", "shuffled", "task_cosines", "task_map", "transfer", "type_similarity", "warm_start", "with_grams",
 ]
