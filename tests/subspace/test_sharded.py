@@ -1,5 +1,6 @@
 """One device, several, several processes: the same numbers, each process reading its share of the columns."""
 
+import importlib
 import os
 import socket
 import subprocess
@@ -19,13 +20,14 @@ from deltas.errors import InputError
 from deltas.files import sha256
 from deltas.layout import Layout
 from deltas.types import LoRA
-from subspace import sharded as module
 from subspace.base import Subspace
 from subspace.gram import combine, gram, products, resumable, unexplained
 from subspace.joint_svd import joint_svd
 from subspace.rows import Rows, Stored
 from subspace.sharded import Sharded, sharded
 from subspace.sources import gather
+
+module = importlib.import_module("subspace.sharded")  # the package has a function of the same name
 
 N, D = 7, 101
 Device = namedtuple("Device", "process_index platform")
