@@ -23,7 +23,8 @@ from deltas.backbones import Backbone
 from deltas.checkpoints import load_checkpoint
 from deltas.checkpoints.reading import read_config
 from deltas.checkpoints.solutions import parameters_of
-from deltas.checkpoints.unplaced import Factors, Unplaced, read_unplaced
+from deltas.checkpoints.unplaced import Factors, Unplaced
+from deltas.checkpoints.unplaced_reading import read_unplaced
 from deltas.errors import InputError
 from deltas.files import sha256
 from deltas.layout import Layout

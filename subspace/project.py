@@ -16,7 +16,8 @@ from jaxtyping import Float32, Float64
 from deltas.backbones import Backbone
 from deltas.bank import Solution
 from deltas.checkpoints import load_checkpoint
-from deltas.checkpoints.unplaced import prefix_of, read_unplaced
+from deltas.checkpoints.unplaced import prefix_of
+from deltas.checkpoints.unplaced_reading import read_unplaced
 from deltas.errors import InputError
 from deltas.layout import Layout
 from deltas.types import DeltaType, LoRA

@@ -4,7 +4,7 @@ peft           PEFT: LoRA, (IA)³, prefix, prompt and layer-norm tuning, in and 
 adapterhub     AdapterHub's `adapters`: Pfeiffer, Houlsby and parallel adapters, LoRA and prefix, in
 reading        folders, safetensors, pickles by leave alone; every tensor taken or named in one error
 names          modules of the Hugging Face model ↔ sites
-unplaced       either library's adapters without the backbone, in their files
+unplaced       adapters on no backbone, which stay in their files; unplaced_reading makes them of either library's folders
 placing        and from there to their places on it, or to PEFT's files again
 low_rank       differences of weights by the singular value decomposition
 solutions      tensors ↔ `Solution`, and into a bank
@@ -21,7 +21,8 @@ from deltas.checkpoints.adapterhub import load_adapterhub
 from deltas.checkpoints.peft import load_peft, save_peft
 from deltas.checkpoints.reading import read_config
 from deltas.checkpoints.solutions import add_to_bank, read_solution
-from deltas.checkpoints.unplaced import Unplaced, read_unplaced
+from deltas.checkpoints.unplaced import Unplaced
+from deltas.checkpoints.unplaced_reading import read_unplaced
 from deltas.errors import InputError
 
 

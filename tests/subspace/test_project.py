@@ -16,7 +16,7 @@ import subspace
 from deltas.bank import Solution
 from deltas.checkpoints import load_checkpoint, save_peft
 from deltas.checkpoints.solutions import solution_of
-from deltas.checkpoints.unplaced import read_unplaced
+from deltas.checkpoints.unplaced_reading import read_unplaced
 from subspace.export import export, placed
 from subspace.foreign import gather_folders
 from subspace.optimize import attach_to

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from deltas.checkpoints import load_adapterhub, load_peft, low_rank
 from deltas.checkpoints.placing import place, save_unplaced
-from deltas.checkpoints.unplaced import Piece, Pieces, read_unplaced
+from deltas.checkpoints.unplaced import Piece, Pieces
+from deltas.checkpoints.unplaced_reading import read_unplaced
 from deltas.types import Foreign, LoRA, delta_type
 
 WEIGHTS, HUB = "adapter_model.safetensors", "adapter.safetensors"
