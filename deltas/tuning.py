@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deltas.errors import InputError
+from deltas.errors import InputError, at_least_one, one_of
 from deltas.evaluation import Exam, Score, evaluate_each, stack_tables
 from deltas.files import replacing, sha256
 from deltas.functional import Attached
@@ -54,12 +54,8 @@ class Training:
     segment: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every", "dev_rows", "segment"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected training's {name} to be at least 1, got {getattr(self, name)}; choose another")
-        for name, choices in (("optimizer", ("adamw", "adafactor")), ("schedule", ("cosine", "constant"))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"expected training's {name} to be {' or '.join(choices)}, got {getattr(self, name)!r}; choose one")
+        at_least_one(self, "training's", "steps", "batch_size", "evaluate_every", "dev_rows", "segment")
+        one_of(self, "training's", optimizer=("adamw", "adafactor"), schedule=("cosine", "constant"))
         if not 0 <= self.dropout < 1:
             raise InputError(f"expected training's dropout between 0 and 1, got {self.dropout}; choose another")
 

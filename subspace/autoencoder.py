@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from deltas.bank import Bank
-from deltas.errors import InputError
+from deltas.errors import InputError, at_least_one, one_of
 from deltas.evaluation import tokens_of
 from deltas.functional import Attached
 from deltas.tasks import Encoded, Reading, Task
@@ -68,13 +68,8 @@ class Autoencoder:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "rows_per_task", "evaluate_every", "dev_rows", "segment"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"expected the autoencoder's {name} to be at least 1, got {value}; choose another")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"expected the autoencoder's {name} to be {' or '.join(choices)}, got {getattr(self, name)!r}; choose one")
+        at_least_one(self, "the autoencoder's", "steps", "batch_size", "rows_per_task", "evaluate_every", "dev_rows", "segment")
+        one_of(self, "the autoencoder's", **CHOICES)
         if self.learning_rate <= 0 or (self.alpha is not None and self.alpha < 0):
             raise InputError(f"expected a learning_rate above 0 and an alpha of at least 0, got {self.learning_rate} and {self.alpha}; "
                              "choose others")
@@ -92,6 +87,7 @@ class Autoencoder:
 
 CHOICES = {"setting": ("single", "multi"), "start": ("joint_svd", "random"), "simplex": ("dirichlet", "stick_breaking"),
            "reconstruction": ("norm", "mean_square"), "optimizer": ("adafactor", "adam")}
+
 
 def autoencoder(
     bank: Bank | Sources,

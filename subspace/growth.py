@@ -8,12 +8,12 @@ combine the rows once. m newcomers to n sources cost m(n + m) inner products ins
 all solutions, which changes no inner product.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float64
 
 from deltas.bank import Bank
 from deltas.errors import InputError
@@ -24,55 +24,13 @@ from subspace.gram import gram, products
 from subspace.joint_svd import grams, joint_svd
 from subspace.pca import pca
 from subspace.product import coordinates, factors_of
+from subspace.remembered import Remembered
 from subspace.rows import MEMORY, Rows, Stored
 from subspace.sources import Block, Pair, Sources, gather
 
 METHODS: Mapping[str, tuple[Callable[..., Subspace], tuple[str, ...]]] = {
     "joint_svd": (joint_svd, ()), "gcca": (gcca, ("ridge",)), "pca": (pca, ())}
 """Those that are functions of the Gram matrices, and which of a subspace's settings they are given again."""
-
-
-class Known(Rows):
-    """The rows of another, whose Gram matrix is known."""
-
-    def __init__(self, rows: Rows, inner: Float64[np.ndarray, "N N"]) -> None:
-        self.rows, self.size, self._gram = rows, rows.size, inner
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.rows)
-
-    def __getitem__(self, n: int) -> Float32[np.ndarray, " D"]:
-        """Row n."""
-        return self.rows[n]
-
-    def blocks(self, memory: int = MEMORY) -> Iterator[tuple[slice, Float64[np.ndarray, "N c"]]]:
-        """Theirs."""
-        return self.rows.blocks(memory)
-
-    def take(self, order: Sequence[int]) -> Self:
-        """The rows in another order, and their Gram matrix."""
-        return type(self)(self.rows.take(order), self._gram[np.ix_(order, order)])
-
-    def columns(self, ranges: Sequence[slice]) -> Rows:
-        """Some of the columns, whose Gram matrix is not known."""
-        return self.rows.columns(ranges)
-
-    def name(self, n: int) -> str:
-        """What errors call row n."""
-        return self.rows.name(n)
-
-    def gram(self, memory: int = MEMORY) -> Float64[np.ndarray, "N N"]:
-        """As it was given."""
-        return self._gram.copy()
-
-    def combine(self, coefficients: Float[np.ndarray, "m N"], memory: int = MEMORY) -> Float32[np.ndarray, "m D"]:
-        """Theirs."""
-        return self.rows.combine(coefficients, memory)
-
-    def products(self, directions: Float[np.ndarray, "m D"], memory: int = MEMORY) -> Float64[np.ndarray, "N m"]:
-        """Theirs."""
-        return self.rows.products(directions, memory)
 
 
 def with_grams(space: Subspace, bank: Bank | Sources) -> Subspace:
@@ -115,7 +73,7 @@ def extend(space: Subspace, bank: Bank | Sources, *, pairs: Sequence[Pair] | Non
     if not pairs:
         raise InputError(f"expected solutions that are not yet among the {len(old)} sources, got none in {_name(bank)}; train some first")
     sources = _fitting(space, bank, (*space.pairs, *pairs), missing=missing or space.settings.get("missing") is not None)
-    blocks = {label: replace(block, rows=Known(block.rows, _grown(space, label, block))) for label, block in sources.blocks.items()}
+    blocks = {label: replace(block, rows=Remembered(block.rows, _grown(space, label, block))) for label, block in sources.blocks.items()}
     known, (method, kept) = replace(sources, blocks=blocks), METHODS[space.method]
     news = missed(space, known, pairs)
     grown = method(known, space.k, seed=seed, **{name: space.settings[name] for name in kept})

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deltas.errors import InputError
+from deltas.errors import InputError, at_least_one
 from deltas.evaluation import batch_of, tokens_of
 from deltas.files import sha256
 from deltas.functional import Attached
@@ -39,8 +39,8 @@ class Refine:
     """How decoders are refined.
 
     steps: updates, each on `batch_size` rows of one source. learning_rate: of Adam, constant, as a share of the root mean square of each type's
-    U: types differ in it by a factor of twenty and more. agreement: β. evaluate_every: steps between two
-    looks at the first `dev_rows` dev rows of every source task, the best of which is kept. segment: steps on rows of one length.
+    U: types differ in it by a factor of twenty and more. agreement: β. evaluate_every: steps between two looks at the first `dev_rows` dev rows
+    of every source task, the best of which is kept. segment: steps on rows of one length.
     """
 
     steps: int = 400
@@ -53,9 +53,7 @@ class Refine:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every", "dev_rows", "segment"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected refine's {name} to be at least 1, got {getattr(self, name)}; choose another")
+        at_least_one(self, "refine's", "steps", "batch_size", "evaluate_every", "dev_rows", "segment")
         if self.learning_rate <= 0 or self.agreement < 0:
             raise InputError(f"expected a learning_rate above 0 and an agreement of at least 0, got {self.learning_rate} and {self.agreement}; "
                              "choose others")

@@ -21,10 +21,12 @@ from subspace.sources import Pair, Sources, gather
 class Remembered(Rows):
     """The rows of another, of which the Gram matrix is kept."""
 
-    def __init__(self, rows: Rows, whole: "Remembered | None" = None, order: Sequence[int] = ()) -> None:
-        """`rows`; where they are some of the rows of `whole`, in this `order`, their Gram matrix is read off its own."""
+    def __init__(
+        self, rows: Rows, inner: Float64[np.ndarray, "N N"] | None = None, *, whole: "Remembered | None" = None, order: Sequence[int] = ()
+    ) -> None:
+        """`rows`, and their Gram matrix `inner` where it is known; that of some rows of `whole`, in this `order`, is read off its own."""
         self.rows, self.size = rows, rows.size
-        self._whole, self._order, self._gram = whole, list(order), None
+        self._whole, self._order, self._gram = whole, list(order), inner
 
     def __len__(self) -> int:
         """N."""
@@ -40,7 +42,7 @@ class Remembered(Rows):
 
     def take(self, order: Sequence[int]) -> Self:
         """The rows in another order; their Gram matrix costs nothing."""
-        return type(self)(self.rows.take(order), self, order)
+        return type(self)(self.rows.take(order), whole=self, order=order)
 
     def columns(self, ranges: Sequence[slice]) -> Rows:
         """Some of the columns, whose Gram matrix is another one."""
