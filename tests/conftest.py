@@ -1,12 +1,14 @@
 """What several folders of tests share: a tiny random backbone, small tasks, and what a refusal looks like."""
 
 import contextlib
+import os
 import re
 
 import jax
 import numpy as np
 import pytest
 import toy
+from threadpoolctl import threadpool_limits
 
 import deltas
 from deltas.errors import InputError
@@ -15,9 +17,12 @@ from deltas.errors import InputError
 def pytest_configure():
     """Most of the time of these tests is that of compiling small programs that run once: less optimisation, a third of the time.
 
-    For all of them and from the start: a program that is compiled again in the middle must not differ in its last bits.
+    For all of them and from the start: a program that is compiled again in the middle must not differ in its last bits. And one BLAS thread
+    each, here and in the commands: the workers beside each other have the cores in use.
     """
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    threadpool_limits(1, "blas")
 
 
 @pytest.fixture(scope="session")
