@@ -1,15 +1,22 @@
 """Many solutions at once over one backbone: the axis of solutions is split over the devices, and mapped on each.
 
-No device talks to another, so the results do not depend on the number of devices.
+No device talks to another, so the results do not depend on the number of devices. Beside it, what keeps one process within its machine's
+means: compiled programs that are forgotten in time, and threads that are not started for little.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from threadpoolctl import ThreadpoolController
+
+SMALL = 2**20
+"""Numbers of a matrix that is decomposed by one thread."""
 
 
 def flight(in_flight: int | None) -> int:
@@ -33,6 +40,20 @@ def forget_programs(share: float = 0.5) -> bool:
         return False
     jax.clear_caches()
     return True
+
+
+def threads_for(numbers: int) -> AbstractContextManager:
+    """A context in which a matrix of that many numbers is decomposed by one BLAS thread, if it is small.
+
+    Below a million numbers several are hardly faster, and where other work keeps the cores busy a hundred times slower: they wait for each
+    other at every one of a decomposition's many small products.
+    """
+    return _blas().limit(limits=1 if numbers < SMALL else None, user_api="blas")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def over_solutions(fn: Callable[..., Any], mapped: Sequence[bool]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from .gathering import is_bank, sources_of
 from .methods import CLOSED, CONTROLS, LEARNED, Granularity, Method, closed
 from .options import OnTasks, use_devices
 
@@ -158,28 +159,12 @@ class Decompose(OnTasks):
     def gathered(self) -> "Sources":
         """The sources: of the bank, or of the adapters in the folders; in product space or aligned where that is wanted."""
         import subspace
-        from deltas import Bank
         from deltas.errors import InputError
 
-        labels, folder = list(self.labels) or None, Path(self.bank[0])
-        if len(self.bank) == 1 and (folder / "theta0").is_dir():
-            bank = Bank(folder)
-            if self.task_of is not None:
-                raise InputError(f"expected folders of adapters with --task-of, got the bank {folder}; leave it out")
-            sources = subspace.gather(bank, labels, missing=self.missing)
-            if self.space == "product":
-                sources = subspace.in_product_space(sources)
-        else:
-            if self.method in LEARNED:
-                raise InputError(f"expected a bank for {self.method}, which runs the backbone, got {', '.join(self.bank)}; bring the "
-                                 "adapters into a bank with `deltaspace convert`, or choose joint_svd")
-            sources = subspace.gather_folders(self.bank, space=self.space or "product", labels=labels, task=self.task_of)
-            if not self.missing and not sources.complete:
-                whole = [pair for i, pair in enumerate(sources.pairs) if all(i in block.members for block in sources.blocks.values())]
-                if not whole:
-                    raise InputError(f"expected tasks that {', '.join(sources.labels)} all have, got none; name the task in the folders' "
-                                     "names with --task-of, choose one type with --labels, or take what there is with --missing")
-                sources = sources.of(whole)
+        if self.method in LEARNED and not is_bank(self.bank):
+            raise InputError(f"expected a bank for {self.method}, which runs the backbone, got {', '.join(self.bank)}; bring the adapters into "
+                             "a bank with `deltaspace convert`, or choose joint_svd")
+        sources = sources_of(self.bank, labels=list(self.labels) or None, missing=self.missing, task_of=self.task_of, space=self.space)
         if self.names:
             for name in self.names:
                 if name not in {task for task, _ in sources.pairs}:

@@ -2,23 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from math import prod
 from typing import Self
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from threadpoolctl import ThreadpoolController
 
 from deltas.attach import natural
 from deltas.checkpoints.unplaced import Factors
 from deltas.layout import Layout
+from deltas.parallel import threads_for
 from subspace.rows import MEMORY, Rows
 
 CUTOFF = 1e-12
 """Singular values of all changes of a module side by side below this share of the largest are rounding."""
-SMALL = 2**20
-"""Numbers of a matrix below which one thread decomposes it as fast as several, and a hundred times as fast where other work keeps them busy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +46,7 @@ class Core:
                 columns = [_triangle(np.concatenate(columns, axis=1).T).T]
                 width = n_in
         whole = np.concatenate(columns, axis=1)
-        with _blas().limit(limits=1 if whole.size < SMALL else None, user_api="blas"):
+        with threads_for(whole.size):
             q, s, _ = np.linalg.svd(whole, full_matrices=False)
         real = int(np.sum(s > CUTOFF * s[0]))
         wanted = real if rank is None else min(rank, real)
@@ -180,11 +177,6 @@ class ProductRows(Rows):
 
 
 Factor = Callable[[int], tuple[np.ndarray, np.ndarray] | None]
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _triangle(x: np.ndarray) -> np.ndarray:

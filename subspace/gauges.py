@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from deltas.layout import Layout
+from deltas.parallel import threads_for
 from deltas.types import Adapter, DeltaType, LoRA, Prefix
 
 SILENT = 1e-3
@@ -63,9 +64,10 @@ class LowRank(Site):
 
         A rank below r leaves zeros in the last columns of A and rows of B.
         """
-        qa, ra = np.linalg.qr(values["a"])
-        qb, rb = np.linalg.qr(values["b"].T)
-        u, s, vh = np.linalg.svd(ra @ rb.T, full_matrices=False)
+        with threads_for(values["a"].size + values["b"].size):
+            qa, ra = np.linalg.qr(values["a"])
+            qb, rb = np.linalg.qr(values["b"].T)
+            u, s, vh = np.linalg.svd(ra @ rb.T, full_matrices=False)
         s[s <= ROUNDING * np.linalg.norm(ra) * np.linalg.norm(rb)] = 0.0  # float32 noise, of which the root would be a thousand times larger
         u, v = qa @ u, qb @ vh.T
         signs = np.where(u[np.argmax(np.abs(u), axis=0), np.arange(u.shape[1])] < 0, -1.0, 1.0) * np.sqrt(s)

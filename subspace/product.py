@@ -26,6 +26,7 @@ from deltas.checkpoints.unplaced import Factors, lora_at
 from deltas.errors import InputError
 from deltas.files import sha256
 from deltas.layout import Layout
+from deltas.parallel import threads_for
 from deltas.types import LoRA
 from subspace.cores import Core, ProductRows, split
 from subspace.rows import Rows
@@ -179,8 +180,10 @@ def coordinates(layout: Layout, theta0: Float32[np.ndarray, " D"], factors: Fact
             raise InputError(f"expected {module} of {n_in} inputs and {n_out} outputs as in the space, got {a.shape[0]} and {b.shape[1]}; "
                              "choose an adapter of the same base")
         start = place[f"{module}.a"]
-        q, _ = np.linalg.qr(theta0[start : start + n_in * rank].reshape(n_in, rank).astype(np.float64))
-        q *= np.sign(np.einsum("ir,ir->r", q, theta0[start : start + n_in * rank].reshape(n_in, rank)))
+        core = theta0[start : start + n_in * rank].reshape(n_in, rank).astype(np.float64)
+        with threads_for(core.size):
+            q, _ = np.linalg.qr(core)
+        q *= np.sign(np.einsum("ir,ir->r", q, core))
         found = (q.T @ a) @ b
         inside += float(np.sum(found * found))
         x[place[f"{module}.b"] : place[f"{module}.b"] + rank * n_out] = found.reshape(-1)

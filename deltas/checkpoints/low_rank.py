@@ -12,6 +12,7 @@ from deltas.backbones.loading import Backbone
 from deltas.bank import Solution
 from deltas.errors import InputError
 from deltas.functional import Attached
+from deltas.parallel import threads_for
 from deltas.types.bitfit import Bias
 from deltas.types.full import Difference
 from deltas.types.lora import LowRank, Magnitude
@@ -37,9 +38,10 @@ def factors(change: np.ndarray, *, rank: int | None, energy: float | None) -> tu
 
 def of_product(a: np.ndarray, b: np.ndarray, *, rank: int | None, energy: float | None) -> tuple[np.ndarray, np.ndarray]:
     """`factors` of the difference A B, which is not formed: with A = Q R and Bᵀ = P S, the singular values are those of R Sᵀ [r, r]."""
-    q, left = np.linalg.qr(np.asarray(a, np.float64))
-    p, right = np.linalg.qr(np.asarray(b, np.float64).T)
-    u, s, vt = np.linalg.svd(left @ right.T, full_matrices=False)
+    with threads_for(a.size + b.size):
+        q, left = np.linalg.qr(np.asarray(a, np.float64))
+        p, right = np.linalg.qr(np.asarray(b, np.float64).T)
+        u, s, vt = np.linalg.svd(left @ right.T, full_matrices=False)
     return _cut(q @ u, s, vt @ p.T, rank, energy)
 
 

@@ -191,6 +191,22 @@ def test_a_newcomer(made, tmp_path, capsys):
     np.testing.assert_allclose(np.abs(grown.codes[order]), np.abs(anew.codes), atol=1e-4)
 
 
+def test_newcomers_among_adapters(adapters, tmp_path, capsys):
+    """As if all had been decomposed together; a newcomer that is not there is refused."""
+    for n in range(6):
+        shutil.copytree(adapters / "plain" / f"task{n}", tmp_path / "old" / f"task{n}")
+    decompose = ["decompose", "--k", "3", "--no-report", "--out"]
+    assert main([*decompose, str(tmp_path / "space"), f"{tmp_path}/old/*"]) == 0
+    assert main(["extend", str(tmp_path / "space"), f"{tmp_path}/old/*", f"{adapters}/plain/task[67]", "--out", str(tmp_path / "grown")]) == 0
+    assert "task7, seed 0: the space missed lora" in capsys.readouterr().out
+    assert main([*decompose, str(tmp_path / "anew"), f"{adapters}/plain/*"]) == 0
+    grown, anew = (subspace.Subspace.load(tmp_path / name) for name in ("grown", "anew"))
+    assert grown.pairs == anew.pairs
+    np.testing.assert_allclose(grown.codes, anew.codes, atol=1e-4)
+    assert main(["extend", str(tmp_path / "space"), f"{adapters}/plain/*", "--names", "task9", "--out", str(tmp_path / "none")]) == 2
+    assert "task9" in capsys.readouterr().err
+
+
 def test_a_bank_made_small_and_read_back(made, tmp_path):
     root, on = made
     assert main(["compress", str(root / "bank"), *on, "--names", "has_ba", "--tolerance", "0.01", "--score", "--test-rows", "4",
