@@ -23,6 +23,7 @@ LARGEST = 6.5
 """Inches of a heat map at most."""
 READABLE = 3.0
 """Points of the smallest names that are written."""
+SHADE = LinearSegmentedColormap.from_list("similarity", [OKABE_ITO[1], "#f3b48a", "white", "#8fc3e3", OKABE_ITO[0]]).with_extremes(bad="#dedede")
 
 
 def similarities(
@@ -46,39 +47,28 @@ def similarities(
         linkage: the tree that belongs to the order, drawn at the left.
         categories: {task: category}, a marker beside each name.
     """
-    n = len(tasks)
-    if not matrices or any(np.shape(m) != (n, n) for m in matrices.values()):
-        shapes = ", ".join(str(np.shape(m)) for m in matrices.values()) or "none"
-        raise InputError(f"expected similarities [{n}, {n}] of the {n} tasks, got {shapes}; give one matrix a type")
     kinds = [category_of(categories, task) for task in tasks]
-    places = list(order) if order is not None else sorted(range(n), key=lambda i: (kinds[i], tasks[i]))
-    if sorted(places) != list(range(n)):
-        raise InputError(f"expected an order of the {n} tasks, got {len(places)} places; give each task's once")
+    places, shown = _arranged(matrices, tasks, order, kinds)
+    most, beyond = _range(shown)
     look = looks(categories, tasks)
-    shown = {label: np.asarray(m, float)[places][:, places] for label, m in matrices.items()}
-    off = np.concatenate([m[~np.eye(n, dtype=bool)] for m in shown.values()]) if n > 1 else np.ones(1)
-    most = max(float(np.quantile(np.abs(off), 0.995)), 1e-9) if np.isfinite(off).all() else 1.0
-    steps = [OKABE_ITO[1], "#f3b48a", "white", "#8fc3e3", OKABE_ITO[0]]
-    shade = LinearSegmentedColormap.from_list("similarity", steps).with_extremes(bad="#dedede")
+    n, many = len(tasks), len(look) > 1
     side, tree = min(max(2.4, CELL * n), LARGEST), 0.5 if linkage is not None else 0.06
     size = min(7.0, 72 * side / n * 0.82)
     names = 0.055 * max(map(len, tasks)) * size / 6.5 + 0.15 if size >= READABLE else 0.15
-    many = len(look) > 1
     with mpl.rc_context(STYLE):
         width = tree + names + 0.2 * many + len(shown) * (side + 0.12) + 0.9 + 1.0 * many
         height = side + (0.75 if title else 0.5)
         figure = sheet(width, height)
         figure.set_layout_engine("none")  # fixed places, in inches: a layout engine would shrink the tree and the names
 
-        def axes(left: float, wide: float) -> Axes:
-            return figure.add_axes((left / width, 0.2 / height, wide / width, side / height))
+        def axes(left: float, wide: float, high: float = side) -> Axes:
+            return figure.add_axes((left / width, 0.2 / height, wide / width, high / height))
 
         image: Any = None
         left = tree + names + 0.2 * many
         for number, (label, matrix) in enumerate(shown.items()):
             ax = axes(left, side)
-            np.fill_diagonal(matrix, np.nan)
-            image = ax.imshow(matrix, cmap=shade, norm=Normalize(-most, most), aspect="auto", interpolation="nearest")
+            image = ax.imshow(matrix, cmap=SHADE, norm=Normalize(-most, most), aspect="auto", interpolation="nearest")
             ax.set_xticks([])
             ax.set_yticks([])
             ax.spines[:].set_visible(False)
@@ -90,8 +80,7 @@ def similarities(
             left += side + 0.12
         if linkage is not None:
             _tree(axes(0.03, tree - 0.05), linkage, n)
-        bar = figure.colorbar(image, cax=figure.add_axes(((left + 0.05) / width, 0.2 / height, 0.1 / width, min(side, 2.4) / height)),
-                              extend="both" if np.abs(off).max(initial=0.0) > most else "neither")
+        bar = figure.colorbar(image, cax=axes(left + 0.05, 0.1, min(side, 2.4)), extend="both" if beyond else "neither")
         bar.set_label(colour_label)
         bar.outline.set_visible(False)  # type: ignore[union-attr]
         if many:
@@ -100,6 +89,32 @@ def similarities(
         if title:
             figure.text(0.03 / width, 1 - 0.16 / height, title, fontweight="bold", fontsize=10, va="center")
         return write(figure, path)
+
+
+def _arranged(
+    matrices: Mapping[str, np.ndarray], tasks: Sequence[str], order: Sequence[int] | None, kinds: Sequence[str]
+) -> tuple[list[int], dict[str, Float[np.ndarray, "tasks tasks"]]]:
+    """The tasks' places from top to bottom, and the matrices in that order, NaN on the diagonal."""
+    n = len(tasks)
+    if not matrices or any(np.shape(m) != (n, n) for m in matrices.values()):
+        shapes = ", ".join(str(np.shape(m)) for m in matrices.values()) or "none"
+        raise InputError(f"expected similarities [{n}, {n}] of the {n} tasks, got {shapes}; give one matrix a type")
+    places = list(order) if order is not None else sorted(range(n), key=lambda i: (kinds[i], tasks[i]))
+    if sorted(places) != list(range(n)):
+        raise InputError(f"expected an order of the {n} tasks, got {len(places)} places; give each task's once")
+    shown = {label: np.asarray(m, float)[places][:, places] for label, m in matrices.items()}
+    for matrix in shown.values():
+        np.fill_diagonal(matrix, np.nan)
+    return places, shown
+
+
+def _range(shown: Mapping[str, np.ndarray]) -> tuple[float, bool]:
+    """The largest number that the colours tell apart, all but the most extreme half per cent, and whether any goes beyond."""
+    off = np.concatenate([m[~np.eye(len(m), dtype=bool)] for m in shown.values()])
+    if not off.size or not np.isfinite(off).all():
+        return 1.0, bool(np.nanmax(np.abs(off), initial=0.0) > 1)
+    most = max(float(np.quantile(np.abs(off), 0.995)), 1e-9)
+    return most, bool(np.abs(off).max() > most)
 
 
 def _names(ax: Axes, tasks: Sequence[str], marks: Sequence[tuple[str, str]] | None, side: float, size: float) -> None:
