@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int
 
 from deltas.bank import Bank
 from deltas.errors import InputError
-from subspace.gram import centred, gram
+from subspace.joint_svd import grams, scale, wishart
 from subspace.remembered import common, remembered
 from subspace.sources import Pair, Sources
 
@@ -211,28 +211,12 @@ def _turned(
 
 def _scaled(sources: Sources) -> list[Float64[np.ndarray, "N N"]]:
     """By type, in the order of the labels, the centred Gram matrix of trace 1."""
-    found = []
-    for label in sorted(sources.labels):
-        raw = gram(sources.rows[label])
-        inner = centred(raw)
-        if np.trace(inner) <= 1e-12 * np.trace(raw):
-            raise InputError(f"expected solutions of {label} that differ from each other, got {len(raw)} equal ones; train more tasks")
-        found.append(inner / np.trace(inner))
-    return found
+    scaled = scale(grams(sources))
+    return [scaled[label] for label in sorted(scaled)]
 
 
 def _sum(matrices: Iterable[np.ndarray]) -> Float64[np.ndarray, "N N"]:
     return functools.reduce(np.add, matrices)
-
-
-def wishart(n: int, size: int, rng: np.random.Generator) -> Float64[np.ndarray, "n n"]:
-    """The Gram matrix of n rows of Gaussian noise; where they are long, by Bartlett's factor (see `joint_svd.null_spectrum`)."""
-    if size < n:
-        factor = rng.standard_normal((n, size))
-    else:
-        factor = np.tril(rng.standard_normal((n, n)), -1)
-        factor[np.diag_indices(n)] = np.sqrt(rng.chisquare(size - np.arange(n)))
-    return factor @ factor.T
 
 
 def _spectrum(total: Float64[np.ndarray, "N N"]) -> Float64[np.ndarray, " N"]:

@@ -160,24 +160,26 @@ def written(
 
 
 def null_spectrum(n: int, sizes: Sequence[int], *, draws: int = 20, seed: int = 0) -> Float64[np.ndarray, " N-1"]:
-    """The mean spectrum of Gaussian noise with n rows and blocks of the given sizes, centred and scaled as `decompose` does.
-
-    No noise of size D is formed: the Gram matrix of an n×D Gaussian block is a Wishart matrix, drawn by Bartlett's factor (lower
-    triangular, √χ²(D − i) on the diagonal, standard normal below it).
-    """
+    """The mean spectrum of Gaussian noise with n rows and blocks of the given sizes, centred and scaled as `decompose` does."""
     rng, spectra = np.random.default_rng([seed, 2]), []
     for _ in range(draws):
-        total = np.zeros((n, n))
-        for size in sorted(sizes):
-            if size < n:
-                factor = rng.standard_normal((n, size))
-            else:
-                factor = np.tril(rng.standard_normal((n, n)), -1)
-                factor[np.diag_indices(n)] = np.sqrt(rng.chisquare(size - np.arange(n)))
-            inner = centred(factor @ factor.T)
-            total += inner / np.trace(inner)
+        noise = (centred(wishart(n, size, rng)) for size in sorted(sizes))
+        total = sum((inner / np.trace(inner) for inner in noise), np.zeros((n, n)))
         spectra.append(np.sqrt(np.maximum(np.linalg.eigvalsh(total)[::-1], 0.0))[: n - 1])
     return np.mean(spectra, axis=0)
+
+
+def wishart(n: int, size: int, rng: np.random.Generator) -> Float64[np.ndarray, "n n"]:
+    """The Gram matrix of n rows of Gaussian noise, `size` numbers each, of which none is formed where they are more than n.
+
+    Bartlett's factor of a Wishart matrix: lower triangular, √χ²(size − i) on the diagonal, standard normal below it.
+    """
+    if size < n:
+        factor = rng.standard_normal((n, size))
+    else:
+        factor = np.tril(rng.standard_normal((n, n)), -1)
+        factor[np.diag_indices(n)] = np.sqrt(rng.chisquare(size - np.arange(n)))
+    return factor @ factor.T
 
 
 def gram_correlation(

@@ -21,8 +21,8 @@ from jaxtyping import Float, Float64, Int
 from deltas.bank import Bank
 from deltas.errors import InputError
 from subspace.base import CUTOFF, Subspace
-from subspace.choosing import wishart
 from subspace.gram import gram
+from subspace.joint_svd import wishart
 from subspace.remembered import common, remembered
 from subspace.rows import Stored
 from subspace.sources import Pair, Sources
