@@ -250,6 +250,9 @@ def _reading(space: Subspace, found: Mapping[str, Any]) -> str:
     ]
     if found["held_out"].get("method", space.method) != space.method:
         items.append(f"Held-out tasks and stability are those of {found['held_out']['method']}: {space.method} was not fitted again.")
+    if space.align == "procrustes":
+        items.append("Solutions were aligned to a reference that all of them made, those too that are held out here: what is rebuilt of them is "
+                     "a little more than of a solution that had no part in it.")
     if len(space.labels) > 1:
         items.append("Plain CKA is large on few tasks whatever they are; the debiased one and the permuted tasks beside it say what is more.")
     return f"<section><h2>How to read this</h2><ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul></section>"
