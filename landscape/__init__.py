@@ -2,6 +2,9 @@
 
     plane     z(x, y) = o + x u + y v and every type's loss and score there        landscape/plane.py
     Surface   the plane's arrays and marks, one file                               landscape/surface.py
+    directions random ones by filter or layer; the plane of an optimizer's way      landscape/directions.py
+    paths     lines and trained curves between solutions, their barriers           landscape/paths.py
+    curvature eigenvalues, trace and density of Hessian and Gauss-Newton           landscape/curvature.py
     region    where all types stay within a tolerance of their best, and its area  landscape/region.py
     plot      the figure of a plane                                                landscape/plotting.py
     charts    curve, matrix, bars, spectrum, seen_codes                            landscape/charts.py
@@ -9,12 +12,15 @@
     heatmaps  similarities: task against task within each type                     landscape/heatmaps.py
     taskmap   draw_map: the sources as points of a plane, with their names         landscape/taskmap.py
 
-The first three are arrays in, arrays out; only the others know matplotlib. The space that is perturbed is z, and
+All but those from `plot` on are arrays in, arrays out, and do not know matplotlib. The space that is perturbed is z, and
 `Surface.space` says so.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from landscape.curvature import Density, Eigen, Traced, eigenvalues, gauss_newton, hessian, matrix_of, spectral_density, trace
+from landscape.directions import Trajectory, of_trajectory, random_directions
+from landscape.paths import Path, Profile, connected, profile, straight
 from landscape.plane import plane, survey
 from landscape.region import Region, region
 from landscape.surface import Mark, Surface
@@ -34,26 +40,10 @@ _FIGURES = {
 }  # fmt: skip
 
 __all__ = [
-    "Estimate",
-    "Mark",
-    "Region",
-    "Surface",
-    "agreement",
-    "angles",
-    "bars",
-    "curve",
-    "draw_map",
-    "matrix",
-    "plane",
-    "plot",
-    "reconstruction",
-    "region",
-    "score_curves",
-    "seen_codes",
-    "similarities",
-    "spectra",
-    "spectrum",
-    "survey",
+    "Density", "Eigen", "Estimate", "Mark", "Path", "Profile", "Region", "Surface", "Traced", "Trajectory", "agreement", "angles",
+    "bars", "connected", "curve", "draw_map", "eigenvalues", "gauss_newton", "hessian", "matrix", "matrix_of", "of_trajectory",
+    "plane", "plot", "profile", "random_directions", "reconstruction", "region", "score_curves", "seen_codes", "similarities",
+    "spectra", "spectral_density", "spectrum", "straight", "survey", "trace",
 ]
 
 
