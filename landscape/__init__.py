@@ -5,6 +5,7 @@
     directions random ones by filter or layer; the plane of an optimizer's way      landscape/directions.py
     paths     lines and trained curves between solutions, their barriers           landscape/paths.py
     curvature eigenvalues, trace and density of Hessian and Gauss-Newton           landscape/curvature.py
+    adaptive  a map of few evaluations, refined where it bends                     landscape/sampling.py
     region    where all types stay within a tolerance of their best, and its area  landscape/region.py
     plot      the figure of a plane                                                landscape/plotting.py
     charts    curve, matrix, bars, spectrum, seen_codes                            landscape/charts.py
@@ -23,6 +24,7 @@ from landscape.directions import Trajectory, of_trajectory, random_directions
 from landscape.paths import Path, Profile, connected, profile, straight
 from landscape.plane import plane, survey
 from landscape.region import Region, region
+from landscape.sampling import Sampled, adaptive
 from landscape.surface import Mark, Surface
 
 if TYPE_CHECKING:
@@ -36,12 +38,12 @@ if TYPE_CHECKING:
 _FIGURES = {
     "plot": "plotting", "Estimate": "style", "similarities": "heatmaps", "draw_map": "taskmap",
     **dict.fromkeys(("bars", "curve", "matrix", "seen_codes", "spectrum"), "charts"),
-    **dict.fromkeys(("agreement", "angles", "reconstruction", "score_curves", "spectra"), "trust"),
+    **dict.fromkeys(("adaptive", "agreement", "angles", "reconstruction", "score_curves", "spectra"), "trust"),
 }  # fmt: skip
 
 __all__ = [
-    "Density", "Eigen", "Estimate", "Mark", "Path", "Profile", "Region", "Surface", "Traced", "Trajectory", "agreement", "angles",
-    "bars", "connected", "curve", "draw_map", "eigenvalues", "gauss_newton", "hessian", "matrix", "matrix_of", "of_trajectory",
+    "Density", "Eigen", "Estimate", "Mark", "Path", "Profile", "Region", "Sampled", "Surface", "Traced", "Trajectory", "adaptive",
+    "agreement", "angles", "bars", "connected", "curve", "draw_map", "eigenvalues", "gauss_newton", "hessian", "matrix", "matrix_of", "of_trajectory",
     "plane", "plot", "profile", "random_directions", "reconstruction", "region", "score_curves", "seen_codes", "similarities",
     "spectra", "spectral_density", "spectrum", "straight", "survey", "trace",
 ]
