@@ -42,10 +42,10 @@ _FIGURES = {
 }  # fmt: skip
 
 __all__ = [
-    "Density", "Eigen", "Estimate", "Mark", "Path", "Profile", "Region", "Sampled", "Surface", "Traced", "Trajectory", "adaptive",
-    "agreement", "angles", "bars", "connected", "curve", "draw_map", "eigenvalues", "gauss_newton", "hessian", "matrix", "matrix_of", "of_trajectory",
-    "plane", "plot", "profile", "random_directions", "reconstruction", "region", "score_curves", "seen_codes", "similarities",
-    "spectra", "spectral_density", "spectrum", "straight", "survey", "trace",
+    "Density", "Eigen", "Estimate", "Mark", "Path", "Profile", "Region", "Sampled", "Surface", "Traced", "Trajectory",
+    "adaptive", "agreement", "angles", "bars", "connected", "curve", "draw_map", "eigenvalues", "gauss_newton", "hessian",
+    "matrix", "matrix_of", "of_trajectory", "plane", "plot", "profile", "random_directions", "reconstruction", "region",
+    "score_curves", "seen_codes", "similarities", "spectra", "spectral_density", "spectrum", "straight", "survey", "trace",
 ]
 
 
