@@ -204,12 +204,22 @@ class Study:
 
     def mean(self, rows: Iterable[Row], field: str = "normalised") -> Number:
         """Mean over tasks and its interval, as `subspace.scores` has them; no interval of fewer than three tasks."""
-        rows = list(rows)
-        known = [r for r in self.scaled if id(r["row"]) in {id(row) for row in rows}]
+        known = self._scales(rows)
         centre, interval = scores.mean(known, field)
         if centre is None:
             return Number()
         return Number(centre, *interval) if interval and len({r["task"] for r in known if r[field] is not None}) >= 3 else Number(centre)
+
+    def difference(self, stage: str, control: str) -> Number:
+        """How far a stage is ahead of its control, task by task, as `subspace.scores` has it; unknown of fewer than three tasks."""
+        ours, theirs = self._scales(self.select(stage)), self._scales(self.select(stage, control))
+        centre, interval = scores.difference(ours, theirs)
+        tasks = {r["task"] for r in ours if r["gain"] is not None} & {r["task"] for r in theirs if r["gain"] is not None}
+        return Number(centre, *interval) if centre is not None and interval and len(tasks) >= 3 else Number()
+
+    def _scales(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
+        chosen = {id(row) for row in rows}
+        return [r for r in self.scaled if id(r["row"]) in chosen]
 
     @cached_property
     def scaled(self) -> list[dict[str, Any]]:

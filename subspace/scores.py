@@ -97,6 +97,25 @@ def mean(rows: Iterable[Row], scale: str, seed: int = 0) -> tuple[float | None, 
     return (_mean(gain) or 0.0) / below, interval(gain, over=room, seed=seed)
 
 
+def difference(rows: Iterable[Row], others: Iterable[Row], seed: int = 0) -> tuple[float | None, list[float] | None]:
+    """The normalised mean of the rows less that of others, and its interval, over the tasks that both have.
+
+    Tasks differ more from each other than two results on one task do: the difference of each task is what is drawn, and two means with wide
+    intervals that overlap can be told apart by it.
+
+    Args:
+        rows, others: of `scaled`.
+    """
+    rows, others = list(rows), list(others)
+    ours, theirs, room = _by_task(rows, "gain"), _by_task(others, "gain"), _by_task(rows, "room")
+    ahead = {task: [float(np.mean(ours[task]) - np.mean(theirs[task]))] for task in ours if task in theirs}
+    below = {task: [float(np.mean(room[task]))] for task in ahead}
+    mean_room = _mean(below)
+    if mean_room is None or mean_room <= 1e-9:
+        return None, None
+    return (_mean(ahead) or 0.0) / mean_room, interval(ahead, over=below, seed=seed)
+
+
 def _by_task(rows: Sequence[Row], column: str) -> dict[str, list[float]]:
     """Task → one value a seed, of the rows that have it."""
     cells: dict[str, dict[Any, list[float]]] = {}

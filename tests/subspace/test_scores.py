@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from subspace.scores import apart, entry, interval, normalised, relative, scaled, summarise
+from subspace.scores import apart, difference, entry, interval, normalised, relative, scaled, summarise
 
 
 def line(stage, task, score, *, source="", target="", method="", k="", seed="", control=""):
@@ -132,6 +132,18 @@ def test_a_task_of_hardly_any_room_is_not_all_of_the_mean():
     low, high = found["normalised_interval"]
     assert low < found["normalised"] < high == pytest.approx(0.6)
     assert entry([{"task": "a", "seed": 0, "relative": None, "gain": 0.1, "room": -0.1}])["normalised"] is None
+
+
+def test_a_difference_is_seen_task_by_task():
+    """Means that are hard to tell apart, since tasks differ; each task says the same of the two."""
+    rng = np.random.default_rng(0)
+    level = rng.uniform(-1, 1, 8)
+    ours, theirs = ([{"task": str(t), "seed": 0, "relative": None, "gain": g + shift + 0.01 * rng.standard_normal(), "room": 0.5}
+                     for t, g in enumerate(level)] for shift in (0.1, 0.0))
+    value, (low, high) = difference(ours, theirs)
+    assert entry(ours)["normalised_interval"][0] < entry(theirs)["normalised"]
+    assert 0.15 < low < value < high < 0.25
+    assert difference(ours[:4], theirs[4:]) == (None, None)
 
 
 def test_the_interval_of_a_quotient_covers():
