@@ -18,6 +18,8 @@ START, END = "<!-- results: made by `python -m deltaspace.readme` from scripts/r
 KEPT = ("optimization", "transfer", "controls", "curve", "methods", "groups", "apart", "by_group", "regions", "sources", "source_tasks",
         "versions", "study", "failed", "gram_correlation", "headline")
 
+SCALES, STAGES = ("normalised", "relative"), ("optimization", "transfer")
+
 
 def keep(folder: Path, name: str) -> None:
     """Copy what a study's or a benchmark's summary says, and the figure of a study's last plane, into the checkout."""
@@ -45,7 +47,7 @@ def table(summary: dict[str, Any]) -> str:
     lines = [f"**{study['name']}** ({summary['sources']} source solutions a type, k = {study['k']}). {summary.get('headline', '')}".strip(), "",
              "| | optimization | transfer | optimization, relative | transfer, relative |", "|---|---|---|---|---|"]
     for name, entry in rows:
-        cells = [number(entry.get(stage), scale) for scale in ("normalised", "relative") for stage in ("optimization", "transfer")]
+        cells = [number(entry.get(stage), scale) for scale in SCALES for stage in STAGES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     pairs = ", ".join(f"{pair.replace('->', ' → ')} {number(entry)}" for pair, entry in summary["transfer"].items())
     curve = ", ".join(f"{p['k']}: {number(p.get('optimization'))} / {number(p.get('transfer'))}" for p in main)
@@ -56,14 +58,15 @@ def table(summary: dict[str, Any]) -> str:
         lines += ["", f"By group of unseen tasks, optimization / transfer: {told}."]
     every = {name: points for name, points in summary.get("methods", {}).items() if "/" not in name}
     if len(every) > 1:
-        lines += ["", "Every method, normalised:", "", "| | k | optimization | transfer |", "|---|---|---|---|"]
-        lines += [f"| {name} | {k} | {number(e.get('optimization'))} | {number(e.get('transfer'))} |"
+        lines += ["", "Every method:", "", "| | k | optimization | transfer | optimization, relative | transfer, relative |", "|---" * 6 + "|"]
+        lines += [f"| {name} | {k} | {' | '.join(number(e.get(stage), scale) for scale in SCALES for stage in STAGES)} |"
                   for name, points in every.items() for k, e in points.items()]
     counts = {int(name.partition("/")[2]): next(iter(points.values())) for name, points in summary.get("methods", {}).items() if "/" in name}
     if counts:
         counts[summary["source_tasks"]] = ours
-        told = ", ".join(f"{n}: {number(e.get('optimization'))} / {number(e.get('transfer'))}" for n, e in sorted(counts.items()))
-        lines += ["", f"By number of source tasks, optimization / transfer: {told}."]
+        told = ", ".join(f"{n}: {number(e.get('optimization'), 'relative')} / {number(e.get('transfer'), 'relative')}"
+                         for n, e in sorted(counts.items()))
+        lines += ["", f"By number of source tasks, optimization / transfer, relative: {told}."]
     if summary.get("gram_correlation"):
         likeness = ", ".join(f"{pair.replace('|', ' and ')} {v['correlation']:.2f} (permuted tasks: {v['null_interval'][0]:.2f} to "
                              f"{v['null_interval'][1]:.2f})" for pair, v in summary["gram_correlation"].items())

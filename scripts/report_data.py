@@ -8,6 +8,7 @@ import math
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -203,11 +204,27 @@ class Study:
 
     def mean(self, rows: Iterable[Row], field: str = "normalised") -> Number:
         """Mean over tasks and its interval, as `subspace.scores` has them; no interval of fewer than three tasks."""
-        values = [{"task": r.task, "seed": r.seed, field: getattr(r, field)} for r in rows if math.isfinite(getattr(r, field))]
-        centre, interval = scores.mean(values, field)
+        known = self._scales(rows)
+        centre, interval = scores.mean(known, field)
         if centre is None:
             return Number()
-        return Number(centre, *interval) if interval and len({v["task"] for v in values}) >= 3 else Number(centre)
+        return Number(centre, *interval) if interval and len({r["task"] for r in known if r[field] is not None}) >= 3 else Number(centre)
+
+    def difference(self, stage: str, control: str) -> Number:
+        """How far a stage is ahead of its control, task by task, as `subspace.scores` has it; unknown of fewer than three tasks."""
+        ours, theirs = self._scales(self.select(stage)), self._scales(self.select(stage, control))
+        centre, interval = scores.difference(ours, theirs)
+        tasks = {r["task"] for r in ours if r["gain"] is not None} & {r["task"] for r in theirs if r["gain"] is not None}
+        return Number(centre, *interval) if centre is not None and interval and len(tasks) >= 3 else Number()
+
+    def _scales(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
+        chosen = {id(row) for row in rows}
+        return [r for r in self.scaled if id(r["row"]) in chosen]
+
+    @cached_property
+    def scaled(self) -> list[dict[str, Any]]:
+        """The rows with their scales, as `subspace.scores.scaled` makes them."""
+        return scores.scaled([dataclasses.asdict(r) | {"row": r} for r in self.rows], undefined=self.apart)
 
 
 def number(entry: Mapping[str, Any] | None, scale: str = "normalised") -> Number:

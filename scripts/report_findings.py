@@ -1,6 +1,7 @@
 """What a study found, in words computed from its numbers, negative findings as plainly as positive ones.
 
-Two numbers differ when their intervals are apart; otherwise they "cannot be told apart", whatever their means say.
+Two numbers differ when their intervals are apart, and transfer from its control when the interval of their difference task by task leaves out
+0; otherwise they "cannot be told apart", whatever their means say.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ class Finding(NamedTuple):
 
 
 def headline(study: Study) -> Finding:
-    """The one sentence the page opens with: transfer against wrongly paired types."""
+    """The one sentence the page opens with: transfer against wrongly paired types, task by task."""
     transfer, shuffled = study.overall("transfer"), study.overall("transfer", "shuffled")
+    ahead = study.difference("transfer", "shuffled")
     if not transfer.known:
         tuned = study.overall("optimization")
         if len(study.types) == 1 and tuned.known:
@@ -30,7 +32,7 @@ def headline(study: Study) -> Finding:
                            "whether types share a space was not asked.")  # fmt: skip
         return Finding("open", "No transfer between types was measured, so whether they share a space stays open.")
     start = f"Transfer reaches {transfer} of the full delta on unseen tasks"
-    match transfer.against(shuffled):
+    match ahead.against(Number(0.0, 0.0, 0.0)) if transfer.known and shuffled.known else "unknown":
         case "above" if transfer.low > 0:
             moves = "falls to" if shuffled.value < 0.5 * transfer.value else "stays below it, at"
             return Finding("for", f"{start}, while shuffled pairing {moves} {shuffled}: the types share the space.")

@@ -1,6 +1,10 @@
 """Scores beside what they mean: relative to the full delta, normalised by chance, with bootstrap intervals over tasks and seeds.
 
-    relative   = score / full              normalised = (score − chance) / (full − chance)
+    relative   = score / full              normalised = (score − chance) / (full − chance)                of one score
+    relative   = mean of score / full      normalised = Σ_tasks (score − chance) / Σ_tasks (full − chance)    of several tasks
+
+A quotient of sums and not a mean of quotients: where a task's full delta is hardly better than chance on the test rows, its own quotient is
+noise without bound, and a mean of them is that task's. The sums are over the same tasks for whatever is compared.
 
 `full` is the score of the TARGET type tuned alone on the same task (mean over its seeds), `chance` that of always giving the training
 split's most frequent answer. Where full − chance < 0.1 on dev rows for some type, a normalised score divides by about nothing: the
@@ -42,40 +46,87 @@ def apart(dev: Mapping[str, Mapping[str, float]], least: float = LEAST) -> list[
                   if not all(score - scores["chance"] >= least for label, score in scores.items() if label != "chance"))
 
 
-def interval(values: Mapping[str, Sequence[float]], *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> list[float] | None:
+def interval(
+    values: Mapping[str, Sequence[float]], *, over: Mapping[str, Sequence[float]] | None = None, draws: int = DRAWS, seed: int = 0,
+    level: float = 0.95,
+) -> list[float] | None:
     """[low, high] of the mean over tasks of each task's mean, by a cluster bootstrap.
 
     Tasks are drawn with replacement, and within each drawn task its values (one a seed) with replacement.
 
     Args:
         values: task → one value a seed; tasks may differ in how many they have.
+        over: of the same shape; the interval is of the quotient of the two means, draws in which the second is not above 0 aside.
 
     Returns:
         None where there are fewer than two values in all.
     """
-    clusters = [np.asarray(values[task], np.float64) for task in sorted(values) if len(values[task])]
-    if sum(map(len, clusters)) < 2:
+    tasks = [task for task in sorted(values) if len(values[task])]
+    counts = np.array([len(values[task]) for task in tasks])
+    if counts.sum() < 2:
         return None
-    rng, counts = np.random.default_rng(seed), np.array([len(c) for c in clusters])
-    table = np.array([np.pad(c, (0, counts.max() - len(c))) for c in clusters])
-    drawn = rng.integers(len(clusters), size=(draws, len(clusters)))
-    inner = (rng.random((draws, len(clusters), counts.max())) * counts[drawn][..., None]).astype(np.int64)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(tasks), size=(draws, len(tasks)))
+    inner = (rng.random((draws, len(tasks), counts.max())) * counts[drawn][..., None]).astype(np.int64)
     used = np.arange(counts.max()) < counts[drawn][..., None]
-    means = (table[drawn[..., None], inner] * used).sum(-1) / counts[drawn]
-    return np.quantile(means.mean(axis=1), [(1 - level) / 2, (1 + level) / 2]).tolist()
+
+    def means(of: Mapping[str, Sequence[float]]) -> np.ndarray:
+        table = np.array([np.pad(np.asarray(of[task], np.float64), (0, counts.max() - len(of[task]))) for task in tasks])
+        return ((table[drawn[..., None], inner] * used).sum(-1) / counts[drawn]).mean(axis=1)
+
+    found = means(values)
+    if over is not None:
+        below = means(over)
+        found = found[below > 0] / below[below > 0]
+    return np.quantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(found) else None
 
 
 def mean(rows: Iterable[Row], scale: str, seed: int = 0) -> tuple[float | None, list[float] | None]:
-    """Mean over tasks, then seeds, of one column of the rows that have it, and its interval.
+    """Mean over tasks, then seeds, of one column of the rows that have it, and its interval; "normalised" is the quotient of two such means.
 
     Several rows of one task and seed (types, or pairs of types) are averaged first: they are no independent evidence.
     """
+    rows = list(rows)
+    if scale != "normalised":
+        values = _by_task(rows, scale)
+        return _mean(values), interval(values, seed=seed)
+    gain, room = _by_task(rows, "gain"), _by_task(rows, "room")
+    below = _mean(room)
+    if below is None or below <= 1e-9:
+        return None, None
+    return (_mean(gain) or 0.0) / below, interval(gain, over=room, seed=seed)
+
+
+def difference(rows: Iterable[Row], others: Iterable[Row], seed: int = 0) -> tuple[float | None, list[float] | None]:
+    """The normalised mean of the rows less that of others, and its interval, over the tasks that both have.
+
+    Tasks differ more from each other than two results on one task do: the difference of each task is what is drawn, and two means with wide
+    intervals that overlap can be told apart by it.
+
+    Args:
+        rows, others: of `scaled`.
+    """
+    rows, others = list(rows), list(others)
+    ours, theirs, room = _by_task(rows, "gain"), _by_task(others, "gain"), _by_task(rows, "room")
+    ahead = {task: [float(np.mean(ours[task]) - np.mean(theirs[task]))] for task in ours if task in theirs}
+    below = {task: [float(np.mean(room[task]))] for task in ahead}
+    mean_room = _mean(below)
+    if mean_room is None or mean_room <= 1e-9:
+        return None, None
+    return (_mean(ahead) or 0.0) / mean_room, interval(ahead, over=below, seed=seed)
+
+
+def _by_task(rows: Sequence[Row], column: str) -> dict[str, list[float]]:
+    """Task → one value a seed, of the rows that have it."""
     cells: dict[str, dict[Any, list[float]]] = {}
     for row in rows:
-        if row[scale] is not None:
-            cells.setdefault(row["task"], {}).setdefault(row["seed"], []).append(row[scale])
-    values = {task: [float(np.mean(v)) for _, v in sorted(seeds.items(), key=str)] for task, seeds in cells.items()}
-    return (float(np.mean([np.mean(v) for v in values.values()])) if values else None), interval(values, seed=seed)
+        if row.get(column) is not None:
+            cells.setdefault(row["task"], {}).setdefault(row["seed"], []).append(row[column])
+    return {task: [float(np.mean(v)) for _, v in sorted(seeds.items(), key=str)] for task, seeds in cells.items()}
+
+
+def _mean(values: Mapping[str, Sequence[float]]) -> float | None:
+    return float(np.mean([np.mean(v) for v in values.values()])) if values else None
 
 
 def entry(rows: Iterable[Row], seed: int = 0) -> dict[str, Any]:
@@ -87,10 +138,11 @@ def entry(rows: Iterable[Row], seed: int = 0) -> dict[str, Any]:
 
 
 def scaled(rows: Iterable[Row], *, undefined: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """The rows with `relative` and `normalised`, from the rows `full` (by target type) and `chance` among them.
+    """The rows with `relative` and `normalised`, from the rows `full` (by target type) and `chance` among them; and what the latter is the
+    quotient of, `gain` = score − chance and `room` = full − chance.
 
     A row without a target type (zero_shot, chance) is set against the mean of all types' full scores. None where there is no full
-    score; `normalised` is None for the tasks in `undefined` too.
+    score; `normalised`, `gain` and `room` are None for the tasks in `undefined` too.
     """
     rows, undefined = [dict(row) for row in rows], set(undefined)
     full: dict[tuple[str, str], list[float]] = {}
@@ -105,6 +157,8 @@ def scaled(rows: Iterable[Row], *, undefined: Iterable[str] = ()) -> list[dict[s
         row["relative"] = relative(row["score"], float(np.mean(own))) if own else None
         known = own and task in chance and task not in undefined
         row["normalised"] = normalised(row["score"], float(np.mean(own)), chance[task]) if known else None
+        row["gain"] = row["score"] - chance[task] if known else None
+        row["room"] = float(np.mean(own)) - chance[task] if known else None
     return rows
 
 

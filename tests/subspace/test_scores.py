@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from subspace.scores import apart, entry, interval, normalised, relative, scaled, summarise
+from subspace.scores import apart, difference, entry, interval, normalised, relative, scaled, summarise
 
 
 def line(stage, task, score, *, source="", target="", method="", k="", seed="", control=""):
@@ -73,7 +73,7 @@ def test_summary():
     assert controls["shuffled"]["optimization"]["normalised"] == pytest.approx(0.4)
     assert controls["shuffled"]["transfer"]["normalised"] == pytest.approx(-0.1)
     assert controls["mean_only"]["optimization"] == controls["mean_only"]["transfer"]
-    assert controls["mean_only"]["transfer"]["normalised"] == pytest.approx(-0.075)
+    assert controls["mean_only"]["transfer"]["normalised"] == pytest.approx(-0.04 / 0.6)  # the types' mean over their mean room
     assert controls["chance"]["transfer"]["normalised"] == pytest.approx(0)
     assert controls["full"]["optimization"]["normalised"] == pytest.approx(1)
     assert controls["zero_shot"]["optimization"]["relative"] == 0
@@ -121,6 +121,39 @@ def test_interval_of_uneven_and_small_samples():
     assert 0 <= low < 0.5 < high <= 1
     assert interval({"a": [0.3, 0.3], "b": [0.3]}) == pytest.approx([0.3, 0.3])
     assert interval({"a": [0, 1], "b": [1, 3]}, seed=4) == interval({"b": [1, 3], "a": [0, 1]}, seed=4)
+
+
+def test_a_task_of_hardly_any_room_is_not_all_of_the_mean():
+    """Its own quotient is −49; of the sums it is one task of four."""
+    rows = [{"task": t, "seed": 0, "relative": None, "gain": 0.3, "room": 0.5} for t in "abc"]
+    rows.append({"task": "d", "seed": 0, "relative": None, "gain": -0.49, "room": 0.01})
+    found = entry(rows)
+    assert found["normalised"] == pytest.approx((3 * 0.3 - 0.49) / (3 * 0.5 + 0.01))
+    low, high = found["normalised_interval"]
+    assert low < found["normalised"] < high == pytest.approx(0.6)
+    assert entry([{"task": "a", "seed": 0, "relative": None, "gain": 0.1, "room": -0.1}])["normalised"] is None
+
+
+def test_a_difference_is_seen_task_by_task():
+    """Means that are hard to tell apart, since tasks differ; each task says the same of the two."""
+    rng = np.random.default_rng(0)
+    level = rng.uniform(-1, 1, 8)
+    ours, theirs = ([{"task": str(t), "seed": 0, "relative": None, "gain": g + shift + 0.01 * rng.standard_normal(), "room": 0.5}
+                     for t, g in enumerate(level)] for shift in (0.1, 0.0))
+    value, (low, high) = difference(ours, theirs)
+    assert entry(ours)["normalised_interval"][0] < entry(theirs)["normalised"]
+    assert 0.15 < low < value < high < 0.25
+    assert difference(ours[:4], theirs[4:]) == (None, None)
+
+
+def test_the_interval_of_a_quotient_covers():
+    rng, held = np.random.default_rng(1), 0
+    for n in range(200):
+        room = {str(t): [r] for t, r in enumerate(rng.uniform(0.1, 0.6, 25))}
+        gain = {t: [0.7 * r[0] + 0.1 * rng.standard_normal()] for t, r in room.items()}
+        low, high = interval(gain, over=room, seed=n, draws=500)
+        held += low <= 0.7 <= high
+    assert 170 <= held <= 199
 
 
 def test_types_are_averaged_before_tasks():
