@@ -81,7 +81,8 @@ class Steady:
         """The score of each point θ [M, D], which has to have the parameters that stand still as they are."""
         forget_programs()
         size, count, rows_in_all = flight(self.in_flight), len(thetas), len(self.exam.examples)
-        moved = self.attached.layout.unflatten(np.asarray(thetas, np.float32))
+        points: Any = np.asarray(thetas, np.float32)
+        moved = self.attached.layout.unflatten(points)
         answers = np.zeros((count, rows_in_all) if self._width is None else (count, rows_in_all, self._width), np.int32)
         losses = np.zeros((count, rows_in_all, 2))
         for number, (_, rows, valid) in enumerate(self._plan):
