@@ -126,17 +126,10 @@ def test_what_does_not_fit_in_memory_is_read_again(deep, monkeypatch):
                         rows_at_once=8)
     read = []
     run._half = lambda number: (None, lambda early: read.append(number) or [np.ones(10)], None)  # type: ignore[method-assign]
-    monkeypatch.setattr(steady, "MEMORY", 100)
-    for _ in range(2):
-        run._read(0)
-        run._read(1)
-    assert read == [0, 1, 0, 1]
     monkeypatch.setattr(steady, "MEMORY", 200)
-    for _ in range(2):
-        run._read(0)
-        run._read(1)
-        run._read(2)
-    assert read == [0, 1, 0, 1, 0, 1, 2, 2]
+    for number in (0, 1, 2, 0, 1, 2):
+        run._read(number)
+    assert read == [0, 1, 2, 2]  # 80 bytes each: two batches are kept
 
 
 @pytest.mark.slow
