@@ -172,6 +172,13 @@ def test_an_adaptive_plane_is_within_its_error_of_the_dense_one_and_says_what_it
         assert mine[-1] == 17 * 17
 
 
+def test_few_points_of_large_deltas_are_decoded_at_once(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("landscape.plane"), "NUMBERS", 23)
+    evaluate, asked = stopping_after(999)
+    survey(Linear(), evaluate, resolution=3)
+    assert asked == [("a", 3)] * 3 + [("b", 2)] * 4 + [("b", 1)]  # of 7 and of 11 numbers
+
+
 def test_no_filled_in_score_is_better_than_all_that_were_evaluated():
     def steps(label, thetas):
         loss, _ = quadratic(label, thetas)

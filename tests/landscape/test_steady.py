@@ -13,7 +13,7 @@ from landscape import steady
 from landscape.around import Around
 from landscape.staged import Staged
 
-RANKED = Reading(decode="rank", buckets=(4,))
+RANKED = Reading(max_input=12, max_target=4, decode="rank")
 
 
 # ---------------------------------------------------------------- the cut of a function
@@ -82,7 +82,7 @@ def test_a_plane_of_the_decoder_has_the_numbers_of_its_points_one_by_one(deep, m
     made, evaluator = [], steady.evaluator
     monkeypatch.setattr(steady, "evaluator", lambda *given, **options: made.append(evaluator(*given, **options)) or made[-1])
     _, start, directions = plane_of(deep, "decoder")
-    around, task, reading = Around(attached=deep, centre=start, directions=directions), toy.copy(rows=32), Reading(max_target=3)
+    around, task, reading = Around(attached=deep, centre=start, directions=directions), toy.copy(rows=32), Reading(max_input=12, max_target=3)
     surface = landscape.plane(around, deep.backbone, task, extent=1.0, resolution=2, reading=reading)
     c = np.stack(np.meshgrid(surface.x, surface.y), -1).reshape(-1, 2)
     each = evaluate_each(deep, around.decode(around.label, c), [Exam.of(deep.backbone, task, "test", reading)] * 4)
