@@ -11,7 +11,7 @@ import numpy as np
 
 from deltas.backbones.loading import Backbone
 from deltas.errors import InputError
-from deltas.functional import Attached, Batch
+from deltas.functional import Attached, Batch, Theta
 from deltas.parallel import flight, forget_programs, over_solutions
 from deltas.tasks import METRICS, Encoded, Example, Reading, Task, encode, evaluation_batches
 from deltas.verbalizer import encode_labelled
@@ -125,25 +125,27 @@ def evaluate(attached: Attached, thetas: Any, task: Task, split: str = "test", *
 
 def _one_flight(attached: Attached, thetas: jax.Array, exams: Sequence[Exam], rows_at_once: int) -> list[Score]:
     rank, width = exams[0].labels is not None, max(e.encoded.target_ids.shape[1] for e in exams)
-    at_once = min(rows_at_once, max(8, 2 ** (max(len(e.examples) for e in exams) - 1).bit_length()))
-    plans = [evaluation_batches(e.encoded, e.reading, at_once) for e in exams]
+    plans = plans_of(exams, rows_at_once)
     answers = [np.zeros(len(e.examples) if rank else (len(e.examples), width), np.int32) for e in exams]
     losses = [np.zeros((len(e.examples), 2)) for e in exams]
-    labels, tables = _stack_labels(exams) if rank else None, stack_tables(exams)
+    labels, tables = stack_labels(exams) if rank else (), stack_tables(exams)
+    assess = _assessing(attached, None if rank else width)
     for turn in range(max(map(len, plans))):
         steps = [plan[min(turn, len(plan) - 1)] for plan in plans]
         length = max(step[0] for step in steps)
         batches = [batch_of(e.encoded, rows, length, width, valid) for e, (_, rows, valid) in zip(exams, steps, strict=True)]
         batch = {name: jnp.asarray(np.stack([b[name] for b in batches])) for name in batches[0]} | tables
-        if labels is None:
-            out, sums = _generating(attached, width)(thetas, attached.frozen, batch)
-        else:
-            out, sums = _ranking(attached)(thetas, attached.frozen, batch, *labels)
-        out, sums = np.asarray(out), np.asarray(sums)
+        out, sums = map(np.asarray, assess(thetas, attached.frozen, batch, *labels))
         for m, (plan, (_, rows, valid)) in enumerate(zip(plans, steps, strict=True)):
             if turn < len(plan):
                 answers[m][rows[valid]], losses[m][rows[valid]] = out[m][valid], sums[m][valid]
     return [e.score(attached.backbone, a, s) for e, a, s in zip(exams, answers, losses, strict=True)]
+
+
+def plans_of(exams: Sequence[Exam], rows_at_once: int) -> list[list[tuple[int, np.ndarray, np.ndarray]]]:
+    """The batches of each exam as (input length, rows, valid): of `rows_at_once` rows, or of fewer where all exams are small."""
+    at_once = min(rows_at_once, max(8, 2 ** (max(len(e.examples) for e in exams) - 1).bit_length()))
+    return [evaluation_batches(e.encoded, e.reading, at_once) for e in exams]
 
 
 def stack_tables(exams: Sequence[Exam]) -> dict[str, jax.Array]:
@@ -156,7 +158,7 @@ def stack_tables(exams: Sequence[Exam]) -> dict[str, jax.Array]:
     return stacked
 
 
-def _stack_labels(exams: Sequence[Exam]) -> tuple[jax.Array, jax.Array, jax.Array]:
+def stack_labels(exams: Sequence[Exam]) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Label tokens, their mask and which labels exist, padded to the largest exam: [M, L, T], [M, L, T], [M, L]."""
     sets = [e.labels for e in exams if e.labels is not None]
     count, width = max(len(s.target_ids) for s in sets), max(s.target_ids.shape[1] for s in sets)
@@ -165,23 +167,27 @@ def _stack_labels(exams: Sequence[Exam]) -> tuple[jax.Array, jax.Array, jax.Arra
     return jnp.stack([p["target_ids"] for p in parts]), jnp.stack([p["target_mask"] for p in parts]), jnp.asarray(exists)
 
 
-def _row_sums(attached: Attached, theta: jax.Array, frozen: Any, batch: Batch) -> jax.Array:
-    losses = attached.token_losses(theta, frozen, batch)
-    return jnp.stack([losses.sum(-1), batch["target_mask"].sum(-1).astype(losses.dtype)], axis=-1)
+def assessment(attached: Attached, width: int | None) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """(θ, frozen, batch) ↦ the answers to one batch [B, T] and (loss sum, tokens) of its rows [B, 2], as `Exam.score` takes them.
+
+    `width` is T of generated answers; without it the labels are ranked, answers are numbers of labels [B], and three more arguments are label
+    tokens [L, T], their mask, and which labels exist [L].
+    """
+
+    def sums(losses: jax.Array, batch: Batch) -> jax.Array:
+        return jnp.stack([losses.sum(-1), batch["target_mask"].sum(-1).astype(losses.dtype)], axis=-1)
+
+    def generating(theta: Theta, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        answers, losses = attached.generated(theta, frozen, batch, width or 0)
+        return answers, sums(losses, batch)
+
+    def ranking(theta: Theta, frozen: Any, batch: Batch, labels: jax.Array, mask: jax.Array, exists: jax.Array):
+        likelihoods, losses = attached.ranked(theta, frozen, batch, labels, mask)
+        return jnp.argmax(jnp.where(exists, likelihoods, -jnp.inf), axis=-1).astype(jnp.int32), sums(losses, batch)
+
+    return ranking if width is None else generating
 
 
 @functools.lru_cache(maxsize=64)
-def _generating(attached: Attached, width: int) -> Callable[..., Any]:
-    def assess(theta: jax.Array, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return attached.generate(theta, frozen, batch, width), _row_sums(attached, theta, frozen, batch)
-
-    return over_solutions(assess, (True, False, True))
-
-
-@functools.lru_cache(maxsize=64)
-def _ranking(attached: Attached) -> Callable[..., Any]:
-    def assess(theta: jax.Array, frozen: Any, batch: Batch, labels: jax.Array, mask: jax.Array, exists: jax.Array):
-        likelihoods = jnp.where(exists, attached.likelihoods(theta, frozen, batch, labels, mask), -jnp.inf)
-        return jnp.argmax(likelihoods, axis=-1).astype(jnp.int32), _row_sums(attached, theta, frozen, batch)
-
-    return over_solutions(assess, (True, False, True, True, True, True))
+def _assessing(attached: Attached, width: int | None) -> Callable[..., Any]:
+    return over_solutions(assessment(attached, width), (True, False, True) + (True,) * (3 if width is None else 0))

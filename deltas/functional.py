@@ -27,6 +27,8 @@ from deltas.verbalizer import label_scores
 
 Batch = Mapping[str, jax.Array]
 """input_ids, attention_mask [B, S]; target_ids, target_mask [B, T]: the answer and its end, without the decoder's start token."""
+Theta = jax.Array | Mapping[str, jax.Array]
+"""θ [D], or its parameters by the names of the layout: apart, so that what some of them do not enter does not seem to depend on θ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,53 +97,82 @@ class Attached:
                 raise InputError(f"expected a solution of {what} {ours}, got {solution.task} of {what} {theirs}; "
                                  f"use the {what} it was trained with")
 
-    def module(self, theta: jax.Array, frozen: Any) -> Any:
+    def module(self, theta: Theta, frozen: Any) -> Any:
         """The `nnx` module at θ."""
         return nnx.merge(self.graphdef, self.state(theta), frozen)
 
-    def state(self, theta: jax.Array) -> Any:
+    def state(self, theta: Theta) -> Any:
         """The delta's part of the module's state at θ [..., D]; leading axes are kept."""
-        values = self.layout.unflatten(theta)
+        values = theta if isinstance(theta, Mapping) else self.layout.unflatten(theta)
         return nnx.from_flat_state([(path, Delta(values[n])) for path, n in zip(self.paths, self.layout.names, strict=True)])
 
-    def logits(self, theta: jax.Array, frozen: Any, batch: Batch, dropout: Dropout | None = None) -> jax.Array:
+    def logits(self, theta: Theta, frozen: Any, batch: Batch, dropout: Dropout | None = None) -> jax.Array:
         """Float32 logits [B, T, vocabulary] for the targets, each position given the true targets before it; of an encoder the scores of
         the labels, [B, 1, L]."""
         module = self.module(theta, frozen)
         if self.backbone.kind == "encoder":
             return label_scores(module, batch, dropout)[:, None]
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        hidden = module.encode(ids, mask, dropout=dropout)
-        return module.decode(_shifted(module.first(ids, mask), batch["target_ids"]), hidden, mask, dropout=dropout)
+        return _written(module, _read(module, batch, dropout), batch, batch["target_ids"], dropout)
 
-    def token_losses(self, theta: jax.Array, frozen: Any, batch: Batch, dropout: Dropout | None = None) -> jax.Array:
+    def token_losses(self, theta: Theta, frozen: Any, batch: Batch, dropout: Dropout | None = None) -> jax.Array:
         """Cross-entropy of each target token, 0 where there is none: float32 [B, T]."""
         return _cross_entropy(self.logits(theta, frozen, batch, dropout), batch["target_ids"]) * batch["target_mask"]
 
-    def loss(self, theta: jax.Array, frozen: Any, batch: Batch, key: jax.Array | None = None, rate: float = 0.0) -> jax.Array:
+    def loss(self, theta: Theta, frozen: Any, batch: Batch, key: jax.Array | None = None, rate: float = 0.0) -> jax.Array:
         """Mean cross-entropy over the target tokens of the batch; dropout at `rate` where a key is given."""
         dropout = Dropout(key, rate) if key is not None and rate > 0 else None
         return jnp.sum(self.token_losses(theta, frozen, batch, dropout)) / jnp.maximum(jnp.sum(batch["target_mask"]), 1)
 
-    def generate(self, theta: jax.Array, frozen: Any, batch: Batch, max_new_tokens: int) -> jax.Array:
+    def generate(self, theta: Theta, frozen: Any, batch: Batch, max_new_tokens: int) -> jax.Array:
         """Greedy answers, int32 [B, T]."""
         return greedy(self.module(theta, frozen), batch["input_ids"], batch["attention_mask"], max_new_tokens)
 
-    def likelihoods(self, theta: jax.Array, frozen: Any, batch: Batch, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    def likelihoods(self, theta: Theta, frozen: Any, batch: Batch, labels: jax.Array, mask: jax.Array) -> jax.Array:
         """log p(label | input), summed over its tokens: [B, L] for L labels int32 [L, T] under mask [L, T].
 
         An encoder's labels are those of the batch's tables.
         """
-        module, inputs, visible = self.module(theta, frozen), batch["input_ids"], batch["attention_mask"]
+        module = self.module(theta, frozen)
         if self.backbone.kind == "encoder":
             return jax.nn.log_softmax(label_scores(module, batch))
-        hidden, first = module.encode(inputs, visible), module.first(inputs, visible)
+        return _likelihoods(module, _read(module, batch), batch, labels, mask)
 
-        def one(ids: jax.Array, keep: jax.Array) -> jax.Array:
-            targets = jnp.broadcast_to(ids, (len(inputs), ids.shape[0]))
-            return -jnp.sum(_cross_entropy(module.decode(_shifted(first, targets), hidden, visible), targets) * keep, axis=-1)
+    def generated(self, theta: Theta, frozen: Any, batch: Batch, max_new_tokens: int) -> tuple[jax.Array, jax.Array]:
+        """Greedy answers and token losses, of one reading of the inputs."""
+        module = self.module(theta, frozen)
+        read = _read(module, batch)
+        answers = greedy(module, batch["input_ids"], batch["attention_mask"], max_new_tokens, *read)
+        return answers, _cross_entropy(_written(module, read, batch, batch["target_ids"]), batch["target_ids"]) * batch["target_mask"]
 
-        return jax.lax.map(lambda label: one(*label), (labels, mask)).T
+    def ranked(self, theta: Theta, frozen: Any, batch: Batch, labels: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Likelihoods of the labels and token losses, of one reading of the inputs."""
+        module, targets = self.module(theta, frozen), batch["target_ids"]
+        if self.backbone.kind == "encoder":
+            scores = label_scores(module, batch)
+            return jax.nn.log_softmax(scores), _cross_entropy(scores[:, None], targets) * batch["target_mask"]
+        read = _read(module, batch)
+        losses = _cross_entropy(_written(module, read, batch, targets), targets) * batch["target_mask"]
+        return _likelihoods(module, read, batch, labels, mask), losses
+
+
+def _read(module: Any, batch: Batch, dropout: Dropout | None = None) -> tuple[Any, list[Any]]:
+    """What the decoder goes on from: what `encode` returned, and the keys and values of it that every block attends to across."""
+    hidden = module.encode(batch["input_ids"], batch["attention_mask"], dropout=dropout)
+    return hidden, module.across(hidden)
+
+
+def _written(module: Any, read: tuple[Any, list[Any]], batch: Batch, targets: jax.Array, dropout: Dropout | None = None) -> jax.Array:
+    """Logits [B, T, vocabulary] for the targets [B, T], each position given the true targets before it."""
+    first = module.first(batch["input_ids"], batch["attention_mask"])
+    return module.decode(_shifted(first, targets), read[0], batch["attention_mask"], cross=read[1], dropout=dropout)
+
+
+def _likelihoods(module: Any, read: tuple[Any, list[Any]], batch: Batch, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    def one(ids: jax.Array, keep: jax.Array) -> jax.Array:
+        targets = jnp.broadcast_to(ids, (len(batch["input_ids"]), ids.shape[0]))
+        return -jnp.sum(_cross_entropy(_written(module, read, batch, targets), targets) * keep, axis=-1)
+
+    return jax.lax.map(lambda label: one(*label), (labels, mask)).T
 
 
 def _shifted(first: jax.Array, targets: jax.Array) -> jax.Array:

@@ -1,74 +1,78 @@
-"""A plane of the shared space and every type's loss and score on it.
+"""Every type's loss and score on a plane of z, of a delta's θ, or of a backbone's weights.
 
     z(x, y) = o + x u + y v,   ⟨u, v⟩ = 0, |u| = |v| = 1,      θ_t(x, y) = decode_t(z(x, y))
 
-Every type is looked at on the SAME points of z, so that panels can be compared and regions intersected. The plane goes
-through z = 0 along two directions, or through three solutions (the first is o, the other two are orthonormalised by
-Gram-Schmidt). `survey` is the pure core; `plane` feeds it a backbone and a task and keeps partial results in a folder.
+Every type is looked at on the SAME points of z, so that panels can be compared and regions intersected. Where a plane lies says
+`landscape.frame`; planes of θ and of weights are those of an `Around`. `survey` is the pure core; `plane` feeds it a backbone and a task and
+keeps partial results in a folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float64
 
 from deltas.errors import InputError
-from landscape.surface import Mark, Surface, read, write
+from landscape.around import Around
+from landscape.frame import Frame, Space, frame_of, near
+from landscape.surface import Surface, read, write
 
 if TYPE_CHECKING:
     from deltas.backbones import Backbone
+    from deltas.functional import Attached
     from deltas.tasks import Reading, Task
 
 Evaluate = Callable[[str, np.ndarray], tuple[Any, Any]]
 Progress = Callable[[str, int, int], None]
-PARALLEL = 1e-6  # sine of the angle under which two directions count as one
+AT_ONCE = 32
+"""Points that are decoded, and kept, at once."""
+NUMBERS = 2**28
+"""Of all points that are decoded at once, at the most, unless one alone has more."""
 
 
-class Space(Protocol):
-    """What a plane needs of a subspace: its codes and a decoder a type."""
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Seen:
+    """What is known so far of a type at a plane's points: loss and score where `known`, NaN elsewhere."""
 
-    k: int
-    labels: Sequence[str]
-    pairs: Sequence[tuple[str, int]]
-    codes: Any
+    loss: Float64[np.ndarray, " points"]
+    score: Float64[np.ndarray, " points"]
+    known: Bool[np.ndarray, " points"]
 
-    def decode(self, label: str, z: Any, /) -> Any: ...
+    @classmethod
+    def nothing(cls, points: int) -> Seen:
+        """Before the first of them."""
+        return cls(loss=np.full(points, np.nan), score=np.full(points, np.nan), known=np.zeros(points, bool))
+
+    @classmethod
+    def load(cls, path: Path, points: int) -> Seen:
+        """What `save` wrote, or an earlier version, which kept the first points only."""
+        arrays, _ = read(path)
+        known = arrays.get("known", np.arange(points) < len(arrays["loss"]))
+        loss, score = (np.pad(arrays[name], (0, points - len(arrays[name])), constant_values=np.nan) for name in ("loss", "score"))
+        return cls(loss=loss, score=score, known=known)
+
+    def save(self, path: Path) -> None:
+        """Write one file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, vars(self), {})
+
+    def without_holes(self) -> tuple[Float64[np.ndarray, " points"], Float64[np.ndarray, " points"]]:
+        """Loss and score, both NaN where either is not finite: a broken point often still decodes to some text and scores 0."""
+        hole = ~(np.isfinite(self.loss) & np.isfinite(self.score))
+        return np.where(hole, np.nan, self.loss), np.where(hole, np.nan, self.score)
 
 
-def orthonormal(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, "2 k"]:
-    """Gram-Schmidt of two directions, float64; raises InputError when they are parallel or one of them is zero."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    length, other = np.linalg.norm(a), np.linalg.norm(b)
-    u = a / max(length, np.finfo(float).tiny)
-    rest = b - (b @ u) * u
-    rest -= (rest @ u) * u  # once more: the first pass leaves rounding of the size of b
-    if not np.isfinite(length + other) or length == 0 or np.linalg.norm(rest) <= PARALLEL * other or other == 0:
-        raise InputError("expected two directions that span a plane, got parallel or zero ones; choose points that are not on one line")
-    return np.stack([u, rest / np.linalg.norm(rest)])
-
-
-def project(origin: np.ndarray, directions: np.ndarray, z: np.ndarray) -> tuple[float, float, float]:
-    """Foot (x, y) of z on the plane and its distance from the plane."""
-    offset = np.asarray(z, np.float64) - origin
-    x, y = directions @ offset
-    return float(x), float(y), float(np.linalg.norm(offset - np.array([x, y]) @ directions))
-
-
-def points(origin: np.ndarray, directions: np.ndarray, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, "points k"]:
-    """The grid's points of z, row by row: point i·len(x) + j is origin + x[j] u + y[i] v."""
-    across, up = np.meshgrid(x, y)
-    return origin + across.reshape(-1, 1) * directions[0] + up.reshape(-1, 1) * directions[1]
+Known = Callable[[str, np.ndarray], Seen | None]
+OnChunk = Callable[[str, np.ndarray, Seen], None]
 
 
 def survey(
@@ -80,140 +84,85 @@ def survey(
     resolution: int = 21,
     labels: Sequence[str] | None = None,
     found: Mapping[str, Any] | None = None,
-    known: Callable[[str, np.ndarray], tuple[Any, Any] | None] | None = None,
-    on_chunk: Callable[[str, np.ndarray, np.ndarray, np.ndarray], None] | None = None,
-    at_once: int = 32,
+    trails: Mapping[str, Any] | None = None,
+    adaptive: float | None = None,
+    known: Known | None = None,
+    on_chunk: OnChunk | None = None,
+    on_progress: Progress | None = None,
+    at_once: int = AT_ONCE,
 ) -> Surface:
-    """Evaluate every type on one grid of z; a pure function of its arguments but for the two callbacks.
+    """Evaluate every type on one grid; a pure function of its arguments but for the callbacks.
 
     Args:
-        space: gives k, codes [N, k], pairs [N], labels and decode(label, z [M, k]) -> θ [M, D].
+        space: gives k, codes [N, k], pairs [N], labels and decode(label, z [M, k]) -> θ [M, D]; a subspace, or an `Around`.
         evaluate: (label, θ [M, D]) -> (loss [M], score [M]).
-        spanned_by, extent, resolution, labels, found: see `plane`.
-        known: (label, z [P, k]) -> (loss [n], score [n]) of the first n points, when an earlier run left them.
-        on_chunk: (label, z [P, k], loss [n], score [n]) after every `at_once` points.
-        at_once: how many points are decoded at once; bounds memory at at_once · D floats.
+        spanned_by, extent, resolution, labels, found, trails, adaptive, on_progress: see `plane`.
+        known: (label, z [P, k]) -> what an earlier run left of the points, which are not evaluated again.
+        on_chunk: (label, z [P, k], what is known) after every chunk of points.
+        at_once: how many points are decoded at once.
     Returns: Surface with task, metric and split left empty.
     Raises: InputError for a grid of fewer than 2 × 2 points, an unknown type, direction or solution, equal or collinear
-        solutions, an empty extent.
+        solutions, an empty extent, a trail that does not move.
     """
-    if isinstance(resolution, bool) or int(resolution) != resolution or resolution < 2:
-        raise InputError(f"expected a resolution of at least 2 points a side, got {resolution}; 21 is usual")
+    frame = frame_of(space, spanned_by=spanned_by, extent=extent, resolution=resolution, found=found, trails=trails)
+    return _survey(space, evaluate, frame, labels, adaptive, known or (lambda label, z: None), on_chunk or (lambda label, z, seen: None),
+                   on_progress or (lambda label, done, total: None), at_once)
+
+
+def _survey(space: Space, evaluate: Evaluate, frame: Frame, labels: Sequence[str] | None, adaptive: float | None, known: Known,
+            on_chunk: OnChunk, tell: Progress, at_once: int) -> Surface:
+    labels, z, grids = _labels(space, labels), frame.z, []
+    for label in labels:
+        seen = known(label, z) or Seen.nothing(len(z))
+        size = max(1, min(at_once, NUMBERS // max(np.shape(space.decode(label, z[:1]))[-1], 1)))
+
+        def look(which: np.ndarray, label: str = label, seen: Seen = seen, size: int = size) -> np.ndarray:
+            """Evaluate those of the points that are not known yet; the losses of all of them."""
+            rest = which[~seen.known[which]]
+            for part in (rest[start : start + size] for start in range(0, len(rest), size)):
+                seen.loss[part], seen.score[part] = evaluate(label, np.asarray(space.decode(label, z[part])))
+                seen.known[part] = True
+                on_chunk(label, z, seen)
+                tell(label, int(seen.known.sum()), len(z))
+            return seen.without_holes()[0][which]
+
+        if seen.known.any():
+            tell(label, int(seen.known.sum()), len(z))
+        grids.append(_grid(look, seen, (len(frame.y), len(frame.x)), adaptive))
+        if not seen.known.all():
+            tell(label, len(z), len(z))
+    loss, score, evaluated, errors = (list(parts) for parts in zip(*grids, strict=True))
+    return Surface(
+        origin=frame.origin, directions=frame.directions, x=frame.x, y=frame.y, axes=frame.axes, marks=frame.marks, trails=frame.trails,
+        loss=np.stack(loss), score=np.stack(score), labels=labels, known=np.stack(evaluated), error=tuple(errors),
+        space=space.perturbed if isinstance(space, Around) else "z")  # fmt: skip
+
+
+def _labels(space: Space, labels: Sequence[str] | None) -> tuple[str, ...]:
     labels = tuple(space.labels if labels is None else labels)
     for label in labels:
         if label not in space.labels:
-            known_types = ", ".join(space.labels)
-            raise InputError(f"expected types of the subspace ({known_types}), got {label!r}{_near(label, space.labels)}")
-    origin, directions, corners, axes = _frame(space, spanned_by)
-    marks = _marks(space, origin, directions, corners, found or {})
-    x, y = _axes(extent, marks, int(resolution))
-    z = points(origin, directions, x, y).astype(np.float32)
-    losses, scores = [], []
-    for label in labels:
-        loss, score = (known and known(label, z)) or (np.empty(0), np.empty(0))
-        for start in range(len(loss), len(z), at_once):
-            part = z[start : start + at_once]
-            fresh = evaluate(label, np.asarray(space.decode(label, part)))
-            loss = np.concatenate([loss, np.asarray(fresh[0], np.float64)])
-            score = np.concatenate([score, np.asarray(fresh[1], np.float64)])
-            if on_chunk:
-                on_chunk(label, z, loss, score)
-        # a broken point often still decodes to some text and scores 0: it is a hole, not a bad score
-        hole = ~(np.isfinite(loss) & np.isfinite(score))
-        losses.append(np.where(hole, np.nan, loss).reshape(len(y), len(x)))
-        scores.append(np.where(hole, np.nan, score).reshape(len(y), len(x)))
-    return Surface(
-        origin=origin, directions=directions, x=x, y=y, loss=np.stack(losses), score=np.stack(scores), labels=labels,
-        marks=marks, axes=axes,
-    )  # fmt: skip
+            raise InputError(f"expected types of the subspace ({', '.join(space.labels)}), got {label!r}{near(label, space.labels)}")
+    return labels
 
 
-def _frame(space: Space, spanned_by: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], tuple[str, str]]:
-    """origin, directions, the named corners (three solutions) and the axes' names."""
-    spanned_by = list(spanned_by)
-    if len(spanned_by) == 2:
-        vectors = [_direction(space, item) for item in spanned_by]
-        names = [f"z{item}" if _is_index(item) else f"direction {n + 1}" for n, item in enumerate(spanned_by)]
-        return np.zeros(space.k), orthonormal(vectors[0], vectors[1]), {}, (names[0], names[1])
-    if len(spanned_by) != 3:
-        raise InputError(
-            f"expected two directions or three solutions to span a plane, got {len(spanned_by)}; pass (0, 1) for the leading two"
-        )
-    named = [_solution(space, item, n) for n, item in enumerate(spanned_by)]
-    for n, (name, z) in enumerate(named):
-        for other, w in named[:n]:
-            if np.array_equal(z, w):
-                raise InputError(f"expected three different solutions, got {other} and {name} at the same point; name another one")
-    origin, second, third = (z for _, z in named)
-    directions = orthonormal(second - origin, third - origin)
-    axes = (f"towards {named[1][0]}", f"towards {named[2][0]}, orthogonal")
-    return origin, directions, dict(named), axes
+def _grid(look: Callable[[np.ndarray], np.ndarray], seen: Seen, shape: tuple[int, int], adaptive: float | None) -> tuple[Any, ...]:
+    """Loss, score and what was evaluated [rows, columns] each, and the error of the losses that were not."""
+    from landscape import sampling
 
-
-def _is_index(item: Any) -> bool:
-    return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
-
-
-def _direction(space: Space, item: Any) -> np.ndarray:
-    if not _is_index(item):
-        return _vector(space, item)
-    if not 0 <= item < space.k:
-        raise InputError(f"expected a direction between 0 and {space.k - 1}, got {item}; the subspace has k = {space.k}")
-    return np.eye(space.k)[item]
-
-
-def _solution(space: Space, item: Any, n: int) -> tuple[str, np.ndarray]:
-    if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], str)):
-        return f"solution {n + 1}", _vector(space, item)
-    if np.ndim(item[1]) == 1:
-        return item[0], _vector(space, item[1])
-    pair = (item[0], int(item[1]))
-    pairs = [(str(task), int(seed)) for task, seed in space.pairs]
-    if pair not in pairs:
-        tasks = sorted({task for task, _ in pairs})
-        raise InputError(
-            f"expected a source solution (task, seed), got {pair}{_near(pair[0], tasks)}; the subspace has {len(pairs)} of them"
-        )
-    return f"{pair[0]} {pair[1]}", np.asarray(space.codes, np.float64)[pairs.index(pair)]
-
-
-def _vector(space: Space, item: Any) -> np.ndarray:
-    try:
-        z = np.asarray(item, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"expected a direction, a (task, seed) pair, a (name, z) pair or a vector of {space.k} numbers, got {item!r}") from None
-    if z.shape != (space.k,) or not np.isfinite(z).all():
-        raise InputError(f"expected a vector of {space.k} finite numbers (k), got shape {z.shape}; pass codes of this subspace")
-    return z
-
-
-def _marks(
-    space: Space, origin: np.ndarray, directions: np.ndarray, corners: Mapping[str, np.ndarray], found: Mapping[str, Any]
-) -> tuple[Mark, ...]:
-    def mark(name: str, z: np.ndarray, kind: str) -> Mark:
-        x, y, away = project(origin, directions, z)
-        return Mark(name=name, x=x, y=y, away=away, kind=kind)
-
-    if corners:  # other sources are far from such a plane: their feet would say nothing
-        marks = [mark(name, z, "corner") for name, z in corners.items()]
-    else:
-        marks = [mark("z = 0", np.zeros(space.k), "origin")]
-        codes = np.asarray(space.codes, np.float64)
-        marks += [mark(f"{task} {seed}", z, "source") for (task, seed), z in zip(space.pairs, codes, strict=True)]
-    return (*marks, *(mark(name, _vector(space, z), "found") for name, z in found.items()))
-
-
-def _axes(extent: float | Sequence[float] | None, marks: Sequence[Mark], resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    if extent is None:  # a square around the marks: cells of z stay square, areas and slopes can be compared by eye
-        low, high = (np.array([f(m.x for m in marks), f(m.y for m in marks)]) for f in (min, max))
-        half = max(0.6 * float((high - low).max()), 2.0)  # codes are whitened: two standard deviations of the sources at the least
-        centre = (low + high) / 2
-        box = (centre[0] - half, centre[0] + half, centre[1] - half, centre[1] + half)
-    else:
-        box = tuple(extent) if isinstance(extent, Sequence) else (-extent, extent, -extent, extent)
-    if len(box) != 4 or not all(map(math.isfinite, box)) or box[0] >= box[1] or box[2] >= box[3]:
-        raise InputError(f"expected an extent (x_min, x_max, y_min, y_max) or a half-width above 0, got {extent}")
-    return np.linspace(box[0], box[1], resolution), np.linspace(box[2], box[3], resolution)
+    if adaptive is None:
+        look(np.arange(len(seen.known)))
+        return (*(values.reshape(shape) for values in seen.without_holes()), seen.known.reshape(shape), 0.0)
+    sampled = sampling.adaptive(lambda places: look(places @ [shape[1], 1]), shape, tolerance=adaptive)
+    loss, score = seen.without_holes()
+    rest = np.flatnonzero(~seen.known)
+    loss = np.where(seen.known, loss, sampled.values.reshape(-1))
+    if len(rest):
+        lattice = np.stack(np.unravel_index(np.arange(len(loss)), shape), -1)
+        filled = sampling._filled(lattice, score, seen.known, rest)[0]
+        low, high = (f(score[np.isfinite(score)], initial=np.nan) for f in (np.fmin.reduce, np.fmax.reduce))
+        score[rest] = np.clip(filled, low, high)  # no score that none of the points has: the best of a surface is what a region is measured by
+    return loss.reshape(shape), score.reshape(shape), seen.known.reshape(shape), float(sampled.error)
 
 
 def plane(
@@ -229,77 +178,89 @@ def plane(
     reading: Reading | None = None,
     labels: Sequence[str] | None = None,
     found: Mapping[str, Any] | None = None,
+    trails: Mapping[str, Any] | None = None,
+    adaptive: float | None = None,
     on_progress: Progress | None = None,
     cache: str | Path | None = None,
     in_flight: int | None = None,
 ) -> Surface:
-    """Every type's loss and score of a task on one plane of z.
+    """Every type's loss and score of a task on one plane of a space.
+
+    What all points of the plane agree on is computed once a batch (`landscape.steady`): on a plane of the decoder's parameters the encoder
+    runs once, on one of upper blocks those below.
 
     Args:
-        space: a Subspace of this backbone.
-        spanned_by: two directions through z = 0 (indices of z, or vectors [k]), or three solutions
-            ((task, seed) pairs of the subspace, or vectors [k]).
-        extent: (x_min, x_max, y_min, y_max) or a half-width, in units of z; None covers the marks with a margin.
+        space: a Subspace of this backbone, whose z is moved; or an `Around`, for planes of θ of one type or of the weights.
+        spanned_by: two directions through the origin (indices, or vectors [k]), or three solutions ((task, seed) pairs of the
+            subspace, (name, z) pairs, or vectors [k]).
+        extent: (x_min, x_max, y_min, y_max) or a half-width, in units of z or of the directions; None covers what is marked with a
+            margin, or is 1 around directions whose lengths are normalised.
         resolution: points a side; the cost is types · resolution² evaluations.
         split, rows: the examples looked at: the first `rows` of the split, None for all.
         reading: how text becomes tokens; None is Reading().
-        labels: types to draw; None is all of the subspace.
-        found: {name: z [k]}, solutions to mark.
-        on_progress: called with (label, points done, points in all).
+        labels: types to draw; None is all of the space.
+        found: {name: z [k]}, solutions to mark; on a plane of θ {name: θ [size]}.
+        trails: {name: points [steps, k or size]}, optimizers' ways to mark, in order, with the share of their motion that the plane holds.
+        adaptive: evaluate only some points of the grid, so many that filled-in losses are off by this share of their range at most, as
+            measured (`sampling.adaptive`; 0.02 is usual); None evaluates all.
+        on_progress: called with (label, points done, points in all); points that are filled in are done at the end.
         cache: a folder for partial results; the same call with the same folder goes on where it was stopped.
         in_flight: points evaluated at once; None lets `deltas` choose.
     Returns: Surface.
     Raises: InputError, see `survey`.
     Example:
         surface = landscape.plane(space, backbone, task, spanned_by=(0, 1))
+        surface = landscape.plane(landscape.Around.random(attached, solution), backbone, task, adaptive=0.02)
     """
-    from deltas.evaluation import Exam, evaluate_each
+    from deltas.evaluation import Exam
     from deltas.tasks import Reading
-    from subspace.optimize import attach_to
+    from landscape import steady
 
     reading = Reading() if reading is None else reading
     exam = Exam.of(backbone, task, split, reading, rows)
-    attach = functools.cache(lambda label: attach_to(space, backbone, label))
+    frame = frame_of(space, spanned_by=spanned_by, extent=extent, resolution=resolution, found=found, trails=trails)
+
+    @functools.lru_cache(maxsize=1)  # one type after the other: what the batches were read to is large
+    def evaluator(label: str) -> Callable[[np.ndarray], Sequence[Any]]:
+        attached, corners = _attached(space, backbone, label), np.asarray(space.decode(label, frame.corners))
+        return steady.evaluator(attached, exam, corners, in_flight=in_flight)
 
     def evaluate(label: str, thetas: np.ndarray) -> tuple[list[float], list[float]]:
-        results = evaluate_each(attach(label), thetas, [exam] * len(thetas), in_flight=in_flight)
+        results = evaluator(label)(thetas)
         return [r.loss for r in results], [r.score for r in results]
 
-    def file(label: str, z: np.ndarray) -> Path:
-        facts = [label, backbone.fingerprint, task.fingerprint, split, repr(rows), repr(reading)]
-        digest = hashlib.sha256(json.dumps(facts).encode())
-        # the decoder itself is part of the key: a subspace fitted again must not meet old results
-        for array in (z, np.asarray(space.decode(label, np.vstack([np.zeros(space.k), np.eye(space.k)]).astype(np.float32)))):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return Path(str(cache)) / f"{re.sub(r'[^A-Za-z0-9.-]', '_', label)}-{digest.hexdigest()[:16]}.safetensors"
+    def known(label: str, z: np.ndarray) -> Seen | None:
+        return Seen.load(path, len(z)) if cache is not None and (path := file(label)).exists() else None
 
-    files: dict[str, Path] = {}
-
-    def known(label: str, z: np.ndarray) -> tuple[Any, Any] | None:
-        if cache is None:
-            return None
-        files[label] = file(label, z)
-        if not files[label].exists():
-            return None
-        arrays, _ = read(files[label])
-        if on_progress:
-            on_progress(label, len(arrays["loss"]), len(z))
-        return arrays["loss"], arrays["score"]
-
-    def on_chunk(label: str, z: np.ndarray, loss: np.ndarray, score: np.ndarray) -> None:
+    def on_chunk(label: str, z: np.ndarray, seen: Seen) -> None:
         if cache is not None:
-            files[label].parent.mkdir(parents=True, exist_ok=True)
-            write(files[label], {"loss": loss, "score": score}, {})
-        if on_progress:
-            on_progress(label, len(loss), len(z))
+            seen.save(file(label))
 
-    surface = survey(
-        space, evaluate, spanned_by=spanned_by, extent=extent, resolution=resolution, labels=labels, found=found,
-        known=known, on_chunk=on_chunk,
-    )  # fmt: skip
+    @functools.cache
+    def file(label: str) -> Path:
+        facts = [label, backbone.fingerprint, task.fingerprint, split, repr(rows), repr(reading)]
+        return Path(str(cache)) / f"{re.sub(r'[^A-Za-z0-9.-]', '_', label)}-{_digest(space, label, frame, facts)}.safetensors"
+
+    surface = _survey(space, evaluate, frame, labels, adaptive, known, on_chunk, on_progress or (lambda label, done, total: None), AT_ONCE)
     return dataclasses.replace(surface, task=task.name, metric=task.metric, split=split)
 
 
-def _near(word: str, words: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def _attached(space: Any, backbone: Backbone, label: str) -> Attached:
+    """The type on the backbone that was asked for."""
+    if not isinstance(space, Around):
+        from subspace.optimize import attach_to
+
+        return attach_to(space, backbone, label)
+    if (theirs := space.attached.backbone).fingerprint != backbone.fingerprint:
+        raise InputError(f"expected the backbone {theirs.name} that {label} is attached to, got {backbone.name}; use the same")
+    return space.attached
+
+
+def _digest(space: Any, label: str, frame: Frame, facts: Sequence[str]) -> str:
+    """Of all that the values at the points depend on; the decoder itself too: a subspace fitted again must not meet old results."""
+    if isinstance(space, Around):
+        facts = [*facts, repr(space.attached.config)]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for array in (frame.z, np.asarray(space.decode(label, np.vstack([np.zeros(space.k), np.eye(space.k)]).astype(np.float32)))):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,13 +1,13 @@
-"""What a plane of z shows: loss and score of every type at its points, and the solutions seen from it; one file on disk."""
+"""What a plane shows: loss and score of every type at its points, the solutions and optimizers' ways seen from it; one file on disk."""
 
 import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -17,18 +17,34 @@ from deltas.files import replacing
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A named point of z seen from the plane: its foot (x, y) and its distance `away` from the plane (0: it lies on it)."""
+    """A named point seen from the plane: its foot (x, y) and its distance `away` from the plane in the space (0: it lies on it)."""
 
     name: str
     x: float
     y: float
     away: float = 0.0
-    kind: str = "source"  # source | found | corner (a solution that spans the plane) | origin (z = 0)
+    kind: str = "source"  # source | found | corner (a solution that spans the plane) | origin (z = 0) | centre (of a plane of θ)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Trail:
+    """An optimizer's way seen from the plane: the feet of its points in order, and the share of its motion that is along the plane.
+
+        share = Σ_i ‖P (x_i − x_end)‖² / Σ_i ‖x_i − x_end‖²,   P the projection onto the plane's directions
+    """
+
+    name: str
+    x: Float[np.ndarray, " steps"]
+    y: Float[np.ndarray, " steps"]
+    share: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Surface:
-    """Loss and score of every type on one plane of z; [type, i, j] is the point origin + x[j] u + y[i] v; NaN is a hole."""
+    """Loss and score of every type on one plane; [type, i, j] is the point origin + x[j] u + y[i] v; NaN is a hole.
+
+    Points are codes z where `space` is "z", else coordinates of an `Around`: of "θ of lora", say, or of the "weights".
+    """
 
     origin: Float[np.ndarray, " k"]
     directions: Float[np.ndarray, "2 k"]
@@ -43,6 +59,17 @@ class Surface:
     split: str = ""
     axes: tuple[str, str] = ("x", "y")
     space: str = "z"  # the space that is perturbed
+    trails: tuple[Trail, ...] = ()
+    known: Bool[np.ndarray, "types rows columns"] = None  # type: ignore[assignment]
+    """Which points were evaluated; the others were filled in between them. All of them, unless it is said."""
+    error: tuple[float, ...] = ()
+    """By type, how far filled-in losses were off at most where they were then evaluated; 0 where all points were evaluated."""
+
+    def __post_init__(self) -> None:
+        if self.known is None:
+            object.__setattr__(self, "known", np.ones(self.loss.shape, bool))
+        if not self.error:
+            object.__setattr__(self, "error", (0.0,) * len(self.labels))
 
     @property
     def holes(self) -> dict[str, int]:
@@ -51,9 +78,11 @@ class Surface:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        facts = {name: getattr(self, name) for name in ("labels", "task", "metric", "split", "axes", "space")}
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in (*_ARRAYS, "known")}
+        arrays |= {f"trail.{n}": np.stack([trail.x, trail.y]) for n, trail in enumerate(self.trails)}
+        facts = {name: getattr(self, name) for name in ("labels", "task", "metric", "split", "axes", "space", "error")}
         facts["marks"] = [dataclasses.asdict(mark) for mark in self.marks]
+        facts["trails"] = [{"name": trail.name, "share": trail.share} for trail in self.trails]
         write(Path(path), arrays, {"surface": json.dumps(facts)})
 
     @classmethod
@@ -64,8 +93,10 @@ class Surface:
             raise InputError(f"expected a surface in {path}, got another file; pass one that Surface.save wrote")
         facts = json.loads(header["surface"])
         marks = tuple(Mark(**mark) for mark in facts.pop("marks"))
-        labels, axes = tuple(facts.pop("labels")), tuple(facts.pop("axes"))
-        return cls(**{name: arrays[name] for name in _ARRAYS}, labels=labels, axes=axes, marks=marks, **facts)
+        trails = tuple(Trail(**trail, x=arrays[f"trail.{n}"][0], y=arrays[f"trail.{n}"][1]) for n, trail in enumerate(facts.pop("trails", ())))
+        plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+        own: dict[str, Any] = {name: arrays.get(name) for name in (*_ARRAYS, "known")}
+        return cls(**own, marks=marks, trails=trails, **plain)
 
 
 _ARRAYS = ("origin", "directions", "x", "y", "loss", "score")

@@ -236,19 +236,22 @@ class Transformer(nnx.Module):
         place = jnp.max(jnp.where(attention_mask > 0, jnp.arange(input_ids.shape[1]), 0), axis=1)
         return jnp.take_along_axis(input_ids, place[:, None], axis=1)[:, 0]
 
-    def decode(self, decoder_input_ids: jax.Array, hidden: Any, attention_mask: jax.Array, *, dropout: Dropout | None = None) -> jax.Array:
-        """Logits [B, T, vocabulary] of the decoder's tokens [B, T] given what `encode` returned; a token sees itself and those before it."""
-        cross = [block.cross.keys_values(hidden) for block in self.decoder] if self.config.kind == "encoder-decoder" else []
+    def across(self, hidden: Any) -> list[KeysValues]:
+        """The keys and values of the hidden states, a block of the decoder of an encoder-decoder."""
+        return [block.cross.keys_values(hidden) for block in self.decoder] if self.config.kind == "encoder-decoder" else []
+
+    def decode(self, decoder_input_ids: jax.Array, hidden: Any, attention_mask: jax.Array, *, cross: list[KeysValues] | None = None,
+               dropout: Dropout | None = None) -> jax.Array:
+        """Logits [B, T, vocabulary] of the decoder's tokens [B, T] given what `encode` (and `across`) returned; each sees those up to it."""
+        cross = self.across(hidden) if cross is None else cross
         return self._write(decoder_input_ids, jnp.arange(decoder_input_ids.shape[1]), hidden, cross, attention_mask, dropout=dropout)[0]
 
-    def start(self, hidden: Any, length: int) -> Cache:
+    def start(self, hidden: Any, length: int, cross: list[KeysValues] | None = None) -> Cache:
         """An empty cache for `length` generated tokens."""
-        c = self.config
-        alone = c.kind == "decoder"
+        c, alone = self.config, self.config.kind == "decoder"
         kept = hidden.layers[0][0] if alone else hidden
         empty = jnp.zeros((len(kept), length, c.num_kv_heads or c.num_heads, c.d_kv), kept.dtype)
-        cross = [] if alone else [block.cross.keys_values(hidden) for block in self.decoder]
-        return Cache([(empty, empty)] * c.num_decoder_layers, cross, hidden if alone else None)
+        return Cache([(empty, empty)] * c.num_decoder_layers, self.across(hidden) if cross is None else cross, hidden if alone else None)
 
     def step(self, token: jax.Array, at: jax.Array, cache: Cache, attention_mask: jax.Array) -> tuple[jax.Array, Cache]:
         """Logits [B, vocabulary] after the token [B], the `at`-th that the decoder reads, and the cache with it."""
@@ -258,8 +261,7 @@ class Transformer(nnx.Module):
     def _write(self, ids: jax.Array, number: jax.Array, hidden: Any, cross: list[KeysValues], attention_mask: jax.Array, *,
                cache: list[KeysValues] | None = None, dropout: Dropout | None = None) -> tuple[jax.Array, list[KeysValues]]:
         """Logits of the tokens ids [B, T], which are the `number`-th [T] of the answer, and the keys and values of the answer so far."""
-        c = self.config
-        alone = c.kind == "decoder"
+        alone = self.config.kind == "decoder"
         all_number = number if cache is None else jnp.arange(cache[0][0].shape[1])
         prompt = hidden.at.shape[1] - 1 - sum(map(len, self.decoder_input.before())) if alone else 0
         self._check_room("decoder", prompt + len(all_number))

@@ -2,14 +2,16 @@
 
 import dataclasses
 import importlib
+import json
 
 import numpy as np
 import pytest
 
 import landscape
 from deltas.errors import InputError
-from landscape.plane import orthonormal, points, project, survey
-from landscape.surface import Surface
+from landscape.geometry import View, orthonormal, points
+from landscape.plane import Seen, survey
+from landscape.surface import Surface, read, write
 
 K = 5
 
@@ -44,13 +46,29 @@ def test_gram_schmidt_gives_an_orthonormal_basis_of_the_same_plane():
         np.testing.assert_allclose(vector @ u.T @ u, vector, atol=1e-6)
 
 
-def test_project_undoes_points():
+def test_feet_undo_points():
     rng = np.random.default_rng(2)
     origin, directions = rng.normal(size=K), orthonormal(*rng.normal(size=(2, K)))
     x, y = np.array([-1.0, 0.5, 2.0]), np.array([0.0, 3.0])
     z = points(origin, directions, x, y)
-    for n, point in enumerate(z):
-        np.testing.assert_allclose(project(origin, directions, point), (x[n % 3], y[n // 3], 0.0), atol=1e-12)
+    feet, away = View(origin=origin, directions=directions).feet(z)
+    np.testing.assert_allclose(feet, [(b, a) for a in y for b in x], atol=1e-12)
+    np.testing.assert_allclose(away, 0, atol=1e-12)
+
+
+def test_feet_on_directions_that_are_not_orthogonal_are_the_nearest_points(monkeypatch):
+    """Against least squares; whole vectors and columns at a time."""
+    rng = np.random.default_rng(3)
+    view = View(origin=rng.normal(size=9), directions=rng.normal(size=(2, 9)))
+    x = rng.normal(size=(4, 9))
+    expected, squares, *_ = np.linalg.lstsq(view.directions.T, (x - view.origin).T, rcond=None)
+    for width in (2**20, 4):
+        monkeypatch.setattr("landscape.geometry.WIDTH", width)
+        feet, away = view.feet(x)
+        np.testing.assert_allclose(feet, expected.T, atol=1e-10)
+        np.testing.assert_allclose(away, np.sqrt(squares), atol=1e-10)
+        inside = (x - x[-1]) @ np.linalg.pinv(view.directions) @ view.directions
+        assert view.share(x) == pytest.approx((inside**2).sum() / ((x - x[-1]) ** 2).sum())
 
 
 def test_grid_is_the_function_at_its_points():
@@ -102,41 +120,125 @@ def test_not_finite_points_are_counted_as_holes():
     assert np.isfinite(surface.loss).any()
 
 
-def test_resuming_evaluates_only_what_is_missing_and_gives_the_same():
-    kept: dict = {}
-    whole = survey(Linear(), quadratic, resolution=4, at_once=3)
-    calls = 0
+def stopping_after(calls):
+    """The quadratic, which is interrupted; and what it was asked."""
+    asked = []
 
-    def stopping(label, thetas):
-        nonlocal calls
-        calls += 1
-        if calls == 8:
+    def evaluate(label, thetas):
+        asked.append((label, len(thetas)))
+        if len(asked) > calls:
             raise KeyboardInterrupt
         return quadratic(label, thetas)
 
-    known = lambda label, z: kept.get(label)  # noqa: E731
-    keep = lambda label, z, loss, score: kept.update({label: (loss, score)})  # noqa: E731
+    return evaluate, asked
+
+
+@pytest.mark.parametrize("adaptive", [None, 0.05])
+def test_resuming_evaluates_only_what_is_missing_and_gives_the_same(adaptive):
+    kept: dict = {}
+    options = {"extent": 2.0, "resolution": 12, "at_once": 10, "adaptive": adaptive}
+    everything, in_all = stopping_after(999)
+    whole = survey(Linear(), everything, **options)
+    callbacks = {"known": lambda label, z: kept.get(label), "on_chunk": lambda label, z, seen: kept.update({label: seen})}
+    stopping, before = stopping_after(5)
     with pytest.raises(KeyboardInterrupt):
-        survey(Linear(), stopping, resolution=4, at_once=3, known=known, on_chunk=keep)
-    assert [len(v[0]) for v in kept.values()] == [16, 3]
-    seen = []
-    again = survey(
-        Linear(), lambda label, t: seen.append((label, len(t))) or quadratic(label, t), resolution=4, at_once=3, known=known, on_chunk=keep
-    )
-    assert sum(n for _, n in seen) == 13
-    assert {label for label, _ in seen} == {"b"}
-    np.testing.assert_array_equal(again.loss, whole.loss)
+        survey(Linear(), stopping, **options, **callbacks)
+    evaluated = sum(n for _, n in before[:-1])
+    assert sum(seen.known.sum() for seen in kept.values()) == evaluated
+    going_on, after = stopping_after(999)
+    again = survey(Linear(), going_on, **options, **callbacks)
+    assert sum(n for _, n in after) == sum(n for _, n in in_all) - evaluated == whole.known.sum() - evaluated
+    for name in ("loss", "score", "known", "error"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+
+
+def test_an_adaptive_plane_is_within_its_error_of_the_dense_one_and_says_what_it_evaluated():
+    told: list = []
+    options = {"extent": 2.0, "resolution": 17}
+    dense = survey(Linear(), quadratic, **options)
+    surface = survey(Linear(), quadratic, **options, adaptive=0.05, on_progress=lambda *told_now: told.append(told_now))
+    assert (~surface.known).any()
+    np.testing.assert_array_equal(dense.known, np.ones_like(surface.known))
+    assert dense.error == (0.0, 0.0)
+    for t, label in enumerate(surface.labels):
+        known, size = surface.known[t], np.ptp(dense.loss[t])
+        np.testing.assert_array_equal(surface.loss[t][known], dense.loss[t][known])
+        np.testing.assert_array_equal(surface.score[t][known], dense.score[t][known])
+        assert np.abs(surface.loss[t] - dense.loss[t]).max() <= surface.error[t] <= 0.05 * size
+        assert np.abs(surface.score[t] - dense.score[t]).max() <= 0.05 * np.ptp(dense.score[t])
+        mine = [done for name, done, total in told if name == label]
+        assert mine == sorted(mine)
+        assert known.sum() in mine
+        assert mine[-1] == 17 * 17
+
+
+def test_few_points_of_large_deltas_are_decoded_at_once(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("landscape.plane"), "NUMBERS", 23)
+    evaluate, asked = stopping_after(999)
+    survey(Linear(), evaluate, resolution=3)
+    assert asked == [("a", 3)] * 3 + [("b", 2)] * 4 + [("b", 1)]  # of 7 and of 11 numbers
+
+
+def test_no_filled_in_score_is_better_than_all_that_were_evaluated():
+    def steps(label, thetas):
+        loss, _ = quadratic(label, thetas)
+        return loss, (loss < 8).astype(float)
+
+    surface = survey(Linear(), steps, extent=2.0, resolution=17, adaptive=0.1)
+    assert (~surface.known).any()
+    assert set(np.unique(surface.score[surface.known])) == {0.0, 1.0}
+    assert surface.score.min() >= 0
+    assert surface.score.max() <= 1
+
+
+def test_holes_stay_holes_on_an_adaptive_plane():
+    def broken(label, thetas):
+        loss, score = quadratic(label, thetas)
+        return np.where(loss > 20, np.nan, loss), score
+
+    surface = survey(Linear(), broken, extent=3.0, resolution=17, adaptive=0.05)
+    np.testing.assert_array_equal(np.isnan(surface.loss), np.isnan(surface.score))
+    assert np.isnan(surface.loss).any()
+    assert np.isfinite(surface.loss).any()
+
+
+def test_trails_are_marked_with_the_share_of_their_motion_that_the_plane_holds():
+    way = np.array([[3.0, 0, 4, 0, 0], [3, 4, 0, 0, 0], [0, 0, 0, 0, 0]])
+    surface = survey(Linear(), quadratic, trails={"adam": way}, found={"end": way[-1]}, resolution=2)
+    (trail,) = surface.trails
+    np.testing.assert_allclose((trail.x, trail.y), way[:, :2].T, atol=1e-12)
+    assert (trail.name, trail.share) == ("adam", pytest.approx((9 + 25) / (25 + 25)))
+    wide = survey(Linear(), quadratic, trails={"adam": 10 * way}, resolution=2)
+    assert wide.y[-1] > 40  # a trail is covered as marks are
 
 
 def test_surface_survives_a_file(tmp_path):
-    surface = survey(Linear(), quadratic, resolution=3, found={"é": np.ones(K)})
-    surface = dataclasses.replace(surface, task="copy", metric="exact_match", split="test")
+    surface = survey(Linear(), quadratic, resolution=3, found={"é": np.ones(K)}, trails={"ü": np.eye(K)[:3], "o": 2 * np.eye(K)})
+    surface = dataclasses.replace(surface, task="copy", metric="exact_match", split="test", space="θ of a", error=(0.5, np.inf))
     surface.loss[0, 0, 0] = np.nan
+    surface.known[1, 2, 0] = False
     surface.save(tmp_path / "deep" / "plane.safetensors")
     back = Surface.load(tmp_path / "deep" / "plane.safetensors")
     for field in dataclasses.fields(Surface):
-        np.testing.assert_array_equal(getattr(back, field.name), getattr(surface, field.name))
+        if field.name != "trails":
+            np.testing.assert_array_equal(getattr(back, field.name), getattr(surface, field.name))
+    for mine, theirs in zip(surface.trails, back.trails, strict=True):
+        assert (mine.name, mine.share) == (theirs.name, theirs.share)
+        np.testing.assert_array_equal((mine.x, mine.y), (theirs.x, theirs.y))
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["plane.safetensors"]
+
+
+def test_a_file_of_before_trails_is_read(tmp_path):
+    surface = survey(Linear(), quadratic, resolution=3)
+    surface.save(tmp_path / "new")
+    arrays, header = read(tmp_path / "new")
+    facts = {name: value for name, value in json.loads(header["surface"]).items() if name not in ("trails", "error")}
+    write(tmp_path / "old", {name: value for name, value in arrays.items() if name != "known"}, {"surface": json.dumps(facts)})
+    back = Surface.load(tmp_path / "old")
+    assert back.trails == ()
+    assert back.known.all()
+    assert back.known.shape == back.loss.shape
+    assert back.error == (0.0, 0.0)
 
 
 def test_a_damaged_file_is_refused(tmp_path):
@@ -167,6 +269,9 @@ def test_a_damaged_file_is_refused(tmp_path):
         ({"extent": (1, 1, 0, 2)}, "extent"),
         ({"extent": -1.0}, "extent"),
         ({"extent": (0, 1, 2)}, "extent"),
+        ({"adaptive": 0.0}, "tolerance above 0"),
+        ({"trails": {"w": np.ones((3, 2))}}, "two finite points of 5 numbers for the trail w"),
+        ({"trails": {"w": np.ones((3, K))}}, "a trail that moves"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, words):
@@ -180,12 +285,17 @@ def test_plane_resumes_from_its_cache_and_forgets_it_when_anything_changes(tmp_p
 
     space, evaluated = Linear(), []
 
-    def evaluate_each(attached, thetas, exams, *, in_flight=None):
-        evaluated.append(len(thetas))
-        return [Named(loss=float(loss), score=float(score)) for loss, score in zip(*quadratic(attached, thetas))]
+    def evaluator(attached, exam, corners, *, in_flight=None):
+        assert len(corners) == 4
+
+        def scores(thetas):
+            evaluated.append(len(thetas))
+            return [Named(loss=float(loss), score=float(score)) for loss, score in zip(*quadratic(attached, thetas))]
+
+        return scores
 
     monkeypatch.setattr("deltas.evaluation.Exam.of", lambda *arguments: None)
-    monkeypatch.setattr("deltas.evaluation.evaluate_each", evaluate_each)
+    monkeypatch.setattr("landscape.steady.evaluator", evaluator)
     monkeypatch.setattr(importlib.import_module("subspace.optimize"), "attach_to", lambda space, backbone, label: label)
     backbone, task = Named(fingerprint="b"), Named(name="copy", metric="exact_match", fingerprint="t")
     seen = []
@@ -201,3 +311,13 @@ def test_plane_resumes_from_its_cache_and_forgets_it_when_anything_changes(tmp_p
     space.basis["a"] = 2 * space.basis["a"]  # a subspace fitted anew
     landscape.plane(space, backbone, task, resolution=3, cache=tmp_path)  # type: ignore[arg-type]
     assert sum(evaluated) == 36
+    (path,) = [p for p in tmp_path.iterdir() if p.name.startswith("b-")]
+    arrays, _ = read(path)
+    write(path, {name: arrays[name][:4] for name in ("loss", "score")}, {})  # as the first points were kept before
+    again = landscape.plane(space, backbone, task, resolution=3, cache=tmp_path)  # type: ignore[arg-type]
+    assert sum(evaluated) == 41
+    np.testing.assert_array_equal(again.score[1], first.score[1])
+    path.unlink()
+    Seen.nothing(9).save(path)
+    sparse = landscape.plane(space, backbone, task, resolution=3, cache=tmp_path, adaptive=0.1)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(sparse.known[0], np.ones((3, 3), bool))  # what an earlier run evaluated is not filled in
