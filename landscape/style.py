@@ -56,6 +56,22 @@ def sheet(width: float, height: float) -> Figure:
     return figure
 
 
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches, whose axes are placed by hand: what is compared keeps its size whatever the text."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def strip(figure: Figure, image: Any, box: Sequence[float], label: str) -> None:
+    """A flat colour bar at (left, bottom, width, height) in inches."""
+    width, height = figure.get_size_inches()
+    place = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+    bar = figure.colorbar(image, cax=place, orientation="horizontal")
+    bar.set_label(label)
+    bar.outline.set_visible(False)  # type: ignore[union-attr]
+
+
 def write(figure: Figure, path: str | Path) -> Path:
     """Save a figure in the format of its suffix, whole or not at all; the same numbers give the same bytes."""
     path = Path(path)
