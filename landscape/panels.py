@@ -189,9 +189,9 @@ def trail_handles(surface: Surface) -> list[Any]:
     ]  # fmt: skip
 
 
-def mark_handles(surface: Surface) -> list[Any]:
+def mark_handles(surface: Surface, *without: str) -> list[Any]:
     """A legend's symbol for every kind of mark that the plane has."""
-    kinds = [(m, words) for kind, m, words in LEGEND if any(mark.kind == kind for mark in surface.marks)]
+    kinds = [(m, words) for kind, m, words in LEGEND if kind not in without and any(mark.kind == kind for mark in surface.marks)]
     return [Line2D([], [], linestyle="", color=INK, marker=m, markersize=3 if m == "." else 6, label=words) for m, words in kinds]
 
 

@@ -63,12 +63,13 @@ def blank(width: float, height: float) -> Figure:
     return figure
 
 
-def strip(figure: Figure, image: Any, box: Sequence[float], label: str) -> None:
+def strip(figure: Figure, image: Any, box: Sequence[float], label: str, *, small: bool = False) -> None:
     """A flat colour bar at (left, bottom, width, height) in inches."""
     width, height = figure.get_size_inches()
     place = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
     bar = figure.colorbar(image, cax=place, orientation="horizontal")
-    bar.set_label(label)
+    bar.set_label(label, fontsize=8 if small else 9)
+    bar.ax.tick_params(labelsize=7 if small else 8)
     bar.outline.set_visible(False)  # type: ignore[union-attr]
 
 
