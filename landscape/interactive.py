@@ -23,7 +23,7 @@ from landscape.surface import Surface
 CODE = 8
 """So many coordinates of z are read out; the rest are counted."""
 DASHES = ("solid", "dash", "dot", "dashdot")
-SYMBOLS = {"corner": "circle", "found": "diamond", "origin": "cross", "source": "circle"}
+SYMBOLS = {"corner": "circle", "found": "diamond", "origin": "cross", "centre": "square", "source": "circle"}
 
 
 def available() -> None:
@@ -91,7 +91,7 @@ def _traces(surface: Surface, t: int, colour: str) -> list[dict[str, Any]]:
         **{name: _list(values) for name, values in both.items()}, **common,
     }]  # fmt: skip
     for n, trail in panels.trails_of(surface, label):
-        at = np.asarray(trail.points, float)
+        at = panels.way(trail)
         found.append({
             "type": "scatter3d", "mode": "lines+markers", "x": _list(at[:, 0]), "y": _list(at[:, 1]), "name": trail.name,
             "line": {"color": INK, "width": 5, "dash": DASHES[n % len(DASHES)]}, "marker": {"size": 2, "color": INK},
@@ -125,14 +125,15 @@ def _tint(colour: str, white: float) -> str:
 def _texts(surface: Surface, t: int) -> list[list[str]]:
     """What the pointer reads at every point."""
     names, more = [html.escape(axis) for axis in surface.axes], max(0, len(surface.origin) - CODE)
+    head, metric = f"<b>{html.escape(surface.labels[t])}</b>", html.escape(panels.metric_name(surface, "score"))
     rows = []
     for i, y in enumerate(surface.y):
         row = []
         for j, x in enumerate(surface.x):
             code = surface.origin[:CODE] + x * surface.directions[0, :CODE] + y * surface.directions[1, :CODE]
             z = ", ".join(f"{value:.3g}" for value in code) + (f", … {more} more" if more else "")
-            row.append(f"<b>{html.escape(surface.labels[t])}</b><br>{names[0]} {x:.4g}, {names[1]} {y:.4g}<br>{html.escape(surface.space)} = ({z})"
-                       f"<br>loss {surface.loss[t, i, j]:.4g}<br>{panels.metric_name(surface, 'score')} {surface.score[t, i, j]:.4g}")  # fmt: skip
+            row.append(f"{head}<br>{names[0]} {x:.4g}, {names[1]} {y:.4g}<br>{html.escape(surface.space)} = ({z})"
+                       f"<br>loss {surface.loss[t, i, j]:.4g}<br>{metric} {surface.score[t, i, j]:.4g}")  # fmt: skip
         rows.append(row)
     return rows
 
@@ -142,7 +143,7 @@ def _layout(surface: Surface, height: str) -> dict[str, Any]:
     return {
         "scene": {
             "xaxis": {"title": {"text": surface.axes[0]}, **axis}, "yaxis": {"title": {"text": surface.axes[1]}, **axis},
-            "zaxis": {"title": {"text": height}, **axis}, "aspectratio": {"x": 1, "y": 1, "z": 0.65},
+            "zaxis": {"title": {"text": height}, **axis}, "aspectratio": {"x": 1.5, "y": 1.5, "z": 0.95},
             "camera": {"eye": {"x": 1.1, "y": -1.6, "z": 1.0}, "projection": {"type": "orthographic"}},
         },
         "margin": {"l": 0, "r": 0, "t": 0, "b": 0}, "hoverlabel": {"align": "left"}, "uirevision": "kept", "showlegend": False,

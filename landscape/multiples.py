@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -156,8 +155,9 @@ def _legend(figure: Figure, images: dict[str, Any], groups: dict[str, tuple[Any,
     across = max(1, int((width - LEFT) / (BAR + 0.35)))
     for n, (name, image) in enumerate(images.items()):
         box = (LEFT + (n % across) * (BAR + 0.35), foot - (n // across) * 0.5, BAR, 0.09)
-        strip(figure, image, box, name + (", logarithmic" if isinstance(groups[name][0], LogNorm) else ""), small=True)
-    words = f"contours: loss, equal levels in a row · outlined: within {area.tolerance:.0%} of the type's best {area.by} · hatched: all types within"
+        strip(figure, image, box, panels.scale_name(name, groups[name][0]), small=True)
+    within = f"within {area.tolerance:.0%} of the type's best {area.by}"
+    words = f"contours: loss, equal levels in a row · outlined: {within} · hatched: all types within"
     lines = [words, *(f"{s.task}: the plane holds " + ", ".join(f"{trail.share:.0%} of {trail.name}" for _, trail in panels.trails_of(s))
                       for s in surfaces if panels.trails_of(s))]  # fmt: skip
     figure.text(LEFT / width, 0.06 / height, "\n".join(lines), fontsize=7, color=SOFT, va="bottom", linespacing=1.4)

@@ -28,10 +28,11 @@ LEGEND = (
     ("corner", "o", "solution on the plane"),
     ("found", "*", "solution found"),
     ("origin", "+", "z = 0, the mean"),
+    ("centre", "D", "centre of the plane"),
     ("source", ".", "source solution, projected"),
 )
 SYMBOLS = {kind: symbol for kind, symbol, _ in LEGEND}
-SIZES = {"corner": 26, "found": 90, "origin": 40}
+SIZES = {"corner": 26, "found": 90, "origin": 40, "centre": 22}
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
 """Ways are told apart by their dashes: their colour, black in white, is readable on every field."""
 
@@ -68,6 +69,19 @@ def trails_of(surface: Surface, label: str | None = None) -> list[tuple[int, Any
     return [(n, trail) for n, trail in trails if label is None or trail.name == label or trail.name not in surface.labels]
 
 
+def way(trail: Any) -> Float[np.ndarray, "steps 2"]:
+    """The feet of an optimizer's points, in order."""
+    return np.asarray(trail.points if hasattr(trail, "points") else np.column_stack([trail.x, trail.y]), float)
+
+
+def evaluated_of(surface: Surface, t: int) -> str:
+    """Of a plane of which some points were filled in between others, how many were evaluated and how far the rest may be off, in words."""
+    known = getattr(surface, "known", None)
+    if known is None or known[t].all():
+        return ""
+    return f"{known[t].mean():.0%} evaluated, the rest good to {surface.error[t]:.2g}"  # type: ignore[attr-defined]
+
+
 def heading(surface: Surface) -> str:
     """Task, split and the space that is perturbed."""
     split = f"{surface.split} split" if surface.split else ""
@@ -83,6 +97,11 @@ def axis_name(surface: Surface, n: int) -> str:
 def metric_name(surface: Surface, by: By) -> str:
     """What the colours are."""
     return "loss" if by == "loss" else surface.metric.replace("_", " ") or "score"
+
+
+def scale_name(name: str, norm: Normalize) -> str:
+    """What stands at a colour bar."""
+    return f"{name}, logarithmic" if isinstance(norm, LogNorm) else name
 
 
 def holes_of(surface: Surface, t: int) -> str:
@@ -168,15 +187,15 @@ def marks(ax: Axes, surface: Surface, *, on_field: bool, names: bool = True, sca
 def trails(ax: Axes, surface: Surface, label: str | None = None, *, width: float = 1.2) -> None:
     """The ways of optimizers, from a ring to an arrow's head, as the plane sees them."""
     for n, trail in trails_of(surface, label):
-        at = np.asarray(trail.points, float)
+        at = way(trail)
         ax.plot(*at.T, color="white", linewidth=width + 1.6, solid_capstyle="round", zorder=3.5, alpha=0.9)
         ax.plot(*at.T, color=INK, linewidth=width, linestyle=DASHES[n % len(DASHES)], zorder=3.6)
         ax.plot(*at[0], "o", color=INK, markerfacecolor="white", markersize=2.6 * width, markeredgewidth=0.8 * width, zorder=3.7)
         before = at[np.any(at != at[-1], axis=1)]
         if len(before):  # the head is drawn in points, along the last step that moved
-            ax.annotate("", at[-1], before[-1], zorder=3.8, annotation_clip=True,
-                        arrowprops={"arrowstyle": "-|>", "mutation_scale": 7 * width, "color": INK, "linewidth": width, "shrinkA": 0, "shrinkB": 0,
-                                    "path_effects": halo("white", width + 1.2)})  # fmt: skip
+            casing = halo("white", width + 1.2)
+            head = {"arrowstyle": "-|>", "mutation_scale": 7 * width, "color": INK, "linewidth": width, "path_effects": casing}
+            ax.annotate("", at[-1], before[-1], zorder=3.8, annotation_clip=True, arrowprops={"shrinkA": 0, "shrinkB": 0, **head})
     _frame(ax, surface)
 
 

@@ -43,15 +43,16 @@ def plot(surface: Surface, path: str | Path, *, area: Region | None = None, tole
     """
     area = region(surface, tolerance=tolerance) if area is None else area
     tint, scale = colours(surface.labels), panels.scale_of([surface], "score")
+    handles = [*_handles(surface, area, "the type's best"), _shared("every type within")]
     with mpl.rc_context(STYLE):
-        figure, axes, foot = _sheet(surface, len(surface.labels) + 1, [*_handles(surface, area, "the type's best"), _shared("every type within")])
+        figure, axes, foot = _sheet(surface, len(surface.labels) + 1, handles)
         image: Any = None
         for t, label in enumerate(surface.labels):
             image = panels.field(axes[t], surface, t, "score", *scale)
             panels.edge(axes[t], surface, area, t)
             panels.trails(axes[t], surface, label)
             panels.marks(axes[t], surface, on_field=True)
-            axes[t].set_title(label, color=tint[label], loc="left")
+            _titled(axes[t], label, tint[label], panels.evaluated_of(surface, t))
         _overlap(axes[-1], surface, area)
         strip(figure, image, (0.6, foot, 2.0, 0.11), panels.metric_name(surface, "score"))
         return _finish(figure, axes, surface, path, title)
@@ -74,14 +75,8 @@ def draw_overlap(surface: Surface, path: str | Path, *, area: Region | None = No
         return _finish(figure, axes, surface, path, title)
 
 
-def combined(surface: Surface) -> Surface:
-    """The worst type at every point and the mean over types, as a surface of two.
-
-        worst   min_t score_t,  max_t loss_t         mean   of score_t and of loss_t over t         a hole where any type has one
-
-    Raises:
-        InputError: a surface of one type.
-    """
+def _layers(surface: Surface) -> Surface:
+    """The worst type at every point and the mean over types, as a surface of two; a hole where any type has one."""
     if len(surface.labels) < 2:
         raise InputError(f"expected a plane of two types at least to combine them, got {len(surface.labels)}; evaluate more types")
     loss = np.stack([surface.loss.max(axis=0), surface.loss.mean(axis=0)])
@@ -94,8 +89,12 @@ def draw_combined(surface: Surface, path: str | Path, *, tolerance: float = 0.1,
 
     Args:
         tolerance: each is outlined where it is within this of its own best.
+        title: see `plot`.
+
+    Raises:
+        InputError: a surface of one type.
     """
-    both = combined(surface)
+    both = _layers(surface)
     area, scale = region(both, tolerance=tolerance), panels.scale_of([both], "score")
     words = {"minimum over types": "contours: maximum of the loss", "mean over types": "contours: mean of the loss"}
     with mpl.rc_context(STYLE):
@@ -106,8 +105,7 @@ def draw_combined(surface: Surface, path: str | Path, *, tolerance: float = 0.1,
             panels.edge(ax, both, area, t)
             panels.trails(ax, both)
             panels.marks(ax, both, on_field=True)
-            ax.set_title(name, loc="left", pad=17)
-            panels.note(ax, of_loss)
+            _titled(ax, name, INK, of_loss)
         strip(figure, image, (0.6, foot, 2.0, 0.11), panels.metric_name(surface, "score"))
         return _finish(figure, axes, both, path, title)
 
@@ -117,12 +115,16 @@ def _share(area: Region, t: int) -> float:
     return area.areas[t] / whole if whole else float(area.inside[t].mean())
 
 
+def _titled(ax: Axes, name: str, colour: str, words: str) -> None:
+    ax.set_title(name, loc="left", color=colour, pad=17 if words else 6)
+    panels.note(ax, words)
+
+
 def _overlap(ax: Axes, surface: Surface, area: Region) -> None:
     panels.overlap(ax, surface, area, colours(surface.labels))
     panels.trails(ax, surface)
     panels.marks(ax, surface, on_field=False)
-    ax.set_title("all types", loc="left", pad=17)
-    panels.note(ax, panels.extent_of(surface, area))
+    _titled(ax, "all types", INK, panels.extent_of(surface, area))
 
 
 def _handles(surface: Surface, area: Region, whose: str) -> list[Any]:

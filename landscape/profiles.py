@@ -8,9 +8,9 @@ All panels have one scale: a path or a type can be compared with the next by eye
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from deltas.errors import InputError
-from landscape.records import Section
+from landscape.sections import Section
 from landscape.style import INK, OKABE_ITO, SOFT, STYLE, blank, colours, write
 
 Across = Literal["paths", "types"]
@@ -86,14 +86,14 @@ def _line(ax: Axes, section: Section, label: str, name: str, colour: str, marker
     values, half, t = section.mean(label).values, section.half(label), section.t
     if np.isfinite(half).any():
         ax.fill_between(t, values - half, values + half, color=colour, alpha=0.18, linewidth=0)
-    look: Mapping = {"color": colour, "linewidth": 1.6, "marker": marker, "markersize": 3.2}
+    look: dict[str, Any] = {"color": colour, "linewidth": 1.6, "marker": marker, "markersize": 3.2}
     ax.plot(t, values, markevery=max(1, len(t) // 10), zorder=3, **look)
     ax.plot(t[[0, -1]], values[[0, -1]], color=colour, linewidth=0.8, linestyle=(0, (4, 3)), zorder=2)
     worst, height = section.barrier(label)
     if height > 0:
         foot = values[worst] - height * (1 if section.good == "low" else -1)
         ax.plot([t[worst]] * 2, [foot, values[worst]], color=colour, linewidth=1.1, marker="_", markersize=6, zorder=4)
-    holes = section.holes[label]
+    holes = section.holes(label)
     least = "at least " if holes else ""
     words = f"barrier {least}{height:.3g}" if np.isfinite(height) else "no barrier, as an end is a hole"
     return Line2D([], [], label=f"{name}: {words}" + (f", {holes} hole{'s' if holes > 1 else ''}" if holes else ""), **look)

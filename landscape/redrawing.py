@@ -1,21 +1,21 @@
 """All figures that a folder's files allow, from their arrays alone: nothing is evaluated, so that a figure can be drawn again in seconds.
 
-    surfaces    plane, relief of the loss, overlap and worst type where there are several types, page where pages are wanted
-    several     small multiples of score and of loss, a row each
-    sections    profiles of all paths of one task and quantity
-    bends       densities, and leading eigenvalues with traces
+    surfaces     plane, relief of the loss, overlap and worst type where there are several types, page where pages are wanted
+    several      small multiples of score and of loss, a row each
+    paths        loss and score along all paths of one task and space
+    curvature    of one task and space, for every matrix: densities, leading eigenvalues with traces
 
-The command draws in the same way when it has evaluated: what is drawn again is the same.
+Files are known by the key of their header. A command that draws what it has evaluated in this way, too, draws the same again.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -24,13 +24,16 @@ from landscape.interactive import available, draw_page
 from landscape.multiples import draw_multiples
 from landscape.plotting import draw_combined, draw_overlap, plot
 from landscape.profiles import draw_profiles
-from landscape.records import Bends, Section
 from landscape.relief import draw_relief
+from landscape.sections import SPACES, Section
 from landscape.spectral_figures import draw_densities, draw_eigenvalues
 from landscape.surface import Surface
 
-KINDS: Mapping[str, Any] = {"surface": Surface, "section": Section, "bends": Bends}
-"""The header's key by which a file is known, and what reads it."""
+READERS: dict[str, tuple[str, str]] = {
+    "surface": ("landscape.surface", "Surface"), "walk": ("landscape.walk", "Walk"), "bending": ("landscape.bending", "Bending"),
+}  # fmt: skip
+"""The header's key by which a file is known, and the class that loads it; imported where there is such a file."""
+MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
 SUFFIXES = ("png", "svg", "pdf")
 
 
@@ -38,7 +41,7 @@ def redraw(folder: str | Path, out: str | Path | None = None, *, suffix: str = "
     """Draw every figure that the files of a folder allow.
 
     Args:
-        folder: with files that `Surface.save`, `Section.save` or `Bends.save` wrote; others are passed over.
+        folder: with surfaces, paths and curvature as their `save` wrote them; other files are passed over.
         out: where figures are written, under the names of their files; None is the folder itself.
         suffix: "png", "svg" or "pdf".
         tolerance: of the regions, see `region`.
@@ -67,18 +70,11 @@ def redraw(folder: str | Path, out: str | Path | None = None, *, suffix: str = "
     if len(kept["surface"]) > 1:
         rows = list(kept["surface"].values())
         drawn += [draw_multiples(rows, out / f"tasks-{by}.{suffix}", by=by, tolerance=tolerance) for by in ("score", "loss")]
-    drawn += _sections(kept["section"], out, suffix)
-    for name, bends in kept["bends"].items():
-        told = {"title": " · ".join(filter(None, [bends.task, bends.at, f"{bends.matrix} in {bends.space}"]))}
-        if bends.densities:
-            drawn.append(draw_densities(bends.densities, out / f"{name}-density.{suffix}", **told))
-        if bends.eigen or bends.traces:
-            drawn.append(draw_eigenvalues(bends.eigen, out / f"{name}-eigenvalues.{suffix}", traces=bends.traces, **told))
-    return drawn
+    return [*drawn, *_paths(kept["walk"], out, suffix), *_curvature(kept["bending"].values(), out, suffix)]
 
 
 def saved(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """{kind: {name: what was saved}} of a folder's own files, by name; kinds as in `KINDS`.
+    """{kind: {name: what was saved}} of a folder's own files, by name; kinds as in `READERS`.
 
     Raises:
         InputError: no such folder, or nothing in it to draw.
@@ -86,11 +82,12 @@ def saved(folder: str | Path) -> dict[str, dict[str, Any]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"expected a folder of saved surfaces, paths or curvature, got nothing at {folder}; check the path")
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in READERS}
     for path in sorted(folder.glob("*.safetensors")):
         kind = _kind(path)
         if kind is not None:
-            found[kind][path.stem] = KINDS[kind].load(path)
+            module, name = READERS[kind]
+            found[kind][path.stem] = getattr(importlib.import_module(module), name).load(path)
     if not any(found.values()):
         raise InputError(f"expected saved surfaces, paths or curvature in {folder}, got none; run `deltaspace landscape` with it as --out first")
     return found
@@ -102,7 +99,7 @@ def _kind(path: Path) -> str | None:
             header = dict(file.metadata() or {})
     except SafetensorError as error:
         raise InputError(f"expected a whole safetensors file, got a damaged one at {path} ({error}); delete it") from None
-    return next((kind for kind in KINDS if kind in header), None)
+    return next((kind for kind in READERS if kind in header), None)
 
 
 def _surface(surface: Surface, out: Path, name: str, suffix: str, tolerance: float) -> list[Path]:
@@ -113,15 +110,35 @@ def _surface(surface: Surface, out: Path, name: str, suffix: str, tolerance: flo
     return drawn
 
 
-def _sections(sections: Mapping[str, Section], out: Path, suffix: str) -> list[Path]:
-    """One figure a task and quantity; paths of one name, as of several pairs of ends, are told apart by their files."""
-    groups: dict[tuple[str, str], dict[str, Section]] = {}
-    for stem, section in sections.items():
-        groups.setdefault((section.task, section.quantity), {})[stem] = section
-    drawn = []
-    for (task, quantity), group in groups.items():
-        often = Counter(section.name for section in group.values())
-        named = [dataclasses.replace(section, name=stem) if often[section.name] > 1 else section for stem, section in group.items()]
-        name = re.sub(r"[^\w.-]", "_", "-".join(filter(None, ["paths", task, quantity])))
-        drawn.append(draw_profiles(named, out / f"{name}.{suffix}"))
+def _paths(walks: Mapping[str, Any], out: Path, suffix: str) -> list[Path]:
+    """Paths of one name, as of several pairs of ends, are told apart by their files."""
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for stem, walk in walks.items():
+        groups.setdefault((walk.task, walk.where), {})[stem] = walk
+    drawn: list[Path] = []
+    whats: tuple[Literal["loss", "score"], ...] = ("loss", "score")
+    for (task, where), group in groups.items():
+        often = Counter(walk.path.kind for walk in group.values())
+        for what in whats:
+            sections = [Section.of(walk, what, name=stem if often[walk.path.kind] > 1 else None) for stem, walk in group.items()]
+            drawn.append(draw_profiles(sections, out / f"{_stem('paths', task, where, what)}.{suffix}"))
     return drawn
+
+
+def _curvature(bendings: Iterable[Any], out: Path, suffix: str) -> list[Path]:
+    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for bending in bendings:
+        for of, matrix in bending.matrices.items():
+            groups.setdefault((bending.task, bending.where, of), {})[bending.label] = matrix
+    drawn = []
+    for (task, where, of), found in groups.items():
+        words, stem = " · ".join([task, f"{MATRICES.get(of, of)} in {SPACES.get(where, where)}"]), _stem("curvature", task, where, of)
+        if densities := {label: matrix.density for label, matrix in found.items() if matrix.density is not None}:
+            drawn.append(draw_densities(densities, out / f"{stem}-density.{suffix}", title=words))
+        eigen, traces = ({label: getattr(matrix, name) for label, matrix in found.items()} for name in ("eigen", "trace"))
+        drawn.append(draw_eigenvalues(eigen, out / f"{stem}-eigenvalues.{suffix}", traces=traces, title=words))
+    return drawn
+
+
+def _stem(*words: str) -> str:
+    return re.sub(r"[^\w.-]", "_", "-".join(filter(None, words)))

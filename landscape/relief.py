@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Bool, Float
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -67,8 +68,7 @@ def draw_relief(surface: Surface, path: str | Path, *, by: panels.By = "loss", v
             _stand(ax, ground, shades)
             _walk(ax, ground, label)
             _name(ax, ground, label, tint[label])
-        image = mpl.cm.ScalarMappable(norm, shades)
-        strip(figure, image, (0.3, foot - 0.2, 2.0, 0.11), panels.metric_name(surface, by) + (", logarithmic" if isinstance(norm, LogNorm) else ""))
+        strip(figure, ScalarMappable(norm, shades), (0.3, foot - 0.2, 2.0, 0.11), panels.scale_name(panels.metric_name(surface, by), norm))
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(2.6 / width, (foot - 0.06) / height), borderaxespad=0, borderpad=0,
                       labelspacing=0.35)  # fmt: skip
         if words := panels.heading(surface) if title is None else title:
@@ -175,7 +175,7 @@ def _walk(ax: Any, ground: _Ground, label: str) -> None:
     """Ways and marks on the surface; a mark over a hole or outside has no height and is left out."""
     lift = 0.012 * ground.spans[2]
     for n, trail in panels.trails_of(ground.surface, label):
-        at = _denser(np.asarray(trail.points, float))
+        at = _denser(panels.way(trail))
         line = np.column_stack([at, ground.at(at) + lift])
         behind = ground.hidden(line)
         for part, alpha in ((~behind, 1.0), (behind, 0.35)):
@@ -195,7 +195,8 @@ def _walk(ax: Any, ground: _Ground, label: str) -> None:
         ax.plot([mark.x], [mark.y], [z + lift], symbol, color=INK if symbol == "+" else "white", markeredgecolor=INK, markersize=size, zorder=5,
                 alpha=faint)  # fmt: skip
         if mark.kind in ("corner", "found"):
-            ax.text(mark.x, mark.y, z + 0.06 * ground.spans[2], mark.name, fontsize=7, ha="center", va="bottom", zorder=6, path_effects=halo("white"))
+            above = z + 0.06 * ground.spans[2]
+            ax.text(mark.x, mark.y, above, mark.name, fontsize=7, ha="center", va="bottom", zorder=6, path_effects=halo("white"))
 
 
 def _denser(at: Float[np.ndarray, "steps 2"], between: int = 8) -> Float[np.ndarray, "points 2"]:

@@ -64,7 +64,8 @@ def draw_densities(densities: Mapping[str, Density], path: str | Path, *, matrix
                 ax.set_ylabel("density")
             if n == 0:
                 ax.set_xlabel("eigenvalue")
-        handles = [Patch(facecolor=SOFT, alpha=0.45, label="above 0"), Patch(facecolor="white", edgecolor=INK, hatch="////", linewidth=0.6, label="below 0")]
+        handles = [Patch(facecolor=SOFT, alpha=0.45, label="above 0"),
+                   Patch(facecolor="white", edgecolor=INK, hatch="////", linewidth=0.6, label="below 0")]  # fmt: skip
         figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(LEFT / width, 0.06 / height), ncols=2, borderaxespad=0, borderpad=0)
         words = f"spectrum of the {matrix} in {space}" if title is None else title
         if words:
@@ -95,14 +96,15 @@ def negative(found: Density) -> float:
     return float(found.weights[found.nodes < -ROUNDING * np.abs(found.nodes).max()].sum())
 
 
-def draw_eigenvalues(eigen: Mapping[str, Eigen], path: str | Path, *, traces: Mapping[str, Traced] | None = None, matrix: str = "Hessian",
-                     space: str = "z", title: str | None = None) -> Path:
+def draw_eigenvalues(eigen: Mapping[str, Eigen], path: str | Path, *, traces: Mapping[str, Traced] | None = None, most: int = 10,
+                     matrix: str = "Hessian", space: str = "z", title: str | None = None) -> Path:
     """The leading eigenvalues of every type with error bars and, beside them, the trace with its 95 % interval.
 
     Args:
         eigen: by type, from `eigenvalues`.
         path: file to write; its suffix is the format.
         traces: by type, from `trace`.
+        most: eigenvalues of a type that are drawn, those of largest size.
         matrix, space: what the eigenvalues are of, and where; for the title.
         title: None says matrix and space.
 
@@ -116,7 +118,7 @@ def draw_eigenvalues(eigen: Mapping[str, Eigen], path: str | Path, *, traces: Ma
     labels = list(dict.fromkeys([*eigen, *traces]))
     if not labels:
         raise InputError("expected the eigenvalues or the trace of one type at least, got neither; compute some first")
-    most = max((len(found.values) for found in eigen.values()), default=0)
+    most = max((len(found.values[:most]) for found in eigen.values()), default=0)
     wide, narrow = (max(2.4, 0.2 + 0.16 * most * len(eigen)) if eigen else 0.0), (0.5 + 0.45 * len(labels) if traces else 0.0)
     tint, gap = colours(labels), 0.85 if eigen and traces else 0.0
     with mpl.rc_context(STYLE):
@@ -125,7 +127,7 @@ def draw_eigenvalues(eigen: Mapping[str, Eigen], path: str | Path, *, traces: Ma
         bottom, tall = 0.6 / height, TALL / height
         if eigen:
             ax = figure.add_axes((LEFT / width, bottom, wide / width, tall))
-            _leading(ax, eigen, tint)
+            _leading(ax, eigen, tint, most)
         if traces:
             _traces(figure.add_axes(((LEFT + wide + gap) / width, bottom, narrow / width, tall)), traces, tint)
         words = f"curvature: {matrix} in {space}" if title is None else title
@@ -134,25 +136,27 @@ def draw_eigenvalues(eigen: Mapping[str, Eigen], path: str | Path, *, traces: Ma
         return write(figure, path)
 
 
-def _leading(ax: Axes, eigen: Mapping[str, Eigen], tint: Mapping[str, str]) -> None:
+def _leading(ax: Axes, eigen: Mapping[str, Eigen], tint: Mapping[str, str], most: int) -> None:
     """Falling by size; types beside each other at every rank."""
     markers = "osD^vPX*"
     for n, (label, found) in enumerate(eigen.items()):
-        at = np.arange(1, len(found.values) + 1) + (n - (len(eigen) - 1) / 2) * 0.7 / len(eigen)
-        ax.errorbar(at, found.values, yerr=found.errors, fmt=markers[n % len(markers)], color=tint[label], markersize=4, capsize=2, linewidth=1.0,
-                    label=label)  # fmt: skip
-    every = np.concatenate([found.values for found in eigen.values()])
+        values, errors = found.values[:most], found.errors[:most]
+        at = np.arange(1, len(values) + 1) + (n - (len(eigen) - 1) / 2) * 0.7 / len(eigen)
+        look = {"fmt": markers[n % len(markers)], "color": tint[label], "markersize": 4, "capsize": 2, "linewidth": 1.0}
+        ax.errorbar(at, values, yerr=errors, label=label, **look)
+    every = np.concatenate([found.values[:most] for found in eigen.values()])
     sizes = np.abs(every[every != 0])
     if sizes.size and sizes.max() / sizes.min() > WIDE:
         ax.set_yscale("symlog", linthresh=float(10 ** np.floor(np.log10(max(sizes.min(), sizes.max() * 1e-6)))))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.axhline(0, color=FAINT, linewidth=1.0, zorder=0)
-    ax.set_xticks(range(1, max(len(found.values) for found in eigen.values()) + 1))
+    ax.set_xlim(0.5, most + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     ax.set_xlabel("rank by size")
     ax.set_ylabel("eigenvalue")
     ax.set_title("leading eigenvalues", loc="left", pad=19)
-    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(eigen), borderaxespad=0.2, borderpad=0, handletextpad=0.2, columnspacing=1.0)
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(eigen), borderaxespad=0.2, borderpad=0, handletextpad=0.2,
+              columnspacing=1.0)  # fmt: skip
 
 
 def _traces(ax: Axes, traces: Mapping[str, Traced], tint: Mapping[str, str]) -> None:
@@ -166,5 +170,5 @@ def _traces(ax: Axes, traces: Mapping[str, Traced], tint: Mapping[str, str]) -> 
         tick.set_color(tint[label])
     ax.set_title("trace", loc="left", pad=19)
     probes = {found.probes for found in traces.values()}
-    words = f"{probes.pop()} probes, 95% interval" if len(probes) == 1 else "95% interval over probes"
+    words = "95% interval over probes" if len(probes) > 1 else "exact" if probes == {0} else f"{probes.pop()} probes, 95% interval"
     ax.text(0, 1.02, words, transform=ax.transAxes, fontsize=8, color=SOFT, va="bottom")
