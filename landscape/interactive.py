@@ -84,8 +84,9 @@ def _traces(surface: Surface, t: int, colour: str) -> list[dict[str, Any]]:
     label = surface.labels[t]
     both = {"loss": surface.loss[t], "score": surface.score[t]}
     common = {"legendgroup": label, "meta": label, "hoverinfo": "text"}
+    texts = np.array(_texts(surface, t), object)  # plotly would write a row of a list of lists as one word
     found: list[dict[str, Any]] = [{
-        "type": "surface", "x": _list(surface.x), "y": _list(surface.y), "hovertext": _texts(surface, t), "name": label, "opacity": 0.88,
+        "type": "surface", "x": _list(surface.x), "y": _list(surface.y), "hovertext": texts, "name": label, "opacity": 0.88,
         "colorscale": [[0, _tint(colour, 0.75)], [1, colour]], "showscale": False, "showlegend": False, "connectgaps": False,
         "contours": {"z": {"show": True, "color": "white", "width": 1, "usecolormap": False}}, "lighting": {"ambient": 0.65, "specular": 0.05},
         **{name: _list(values) for name, values in both.items()}, **common,

@@ -62,7 +62,7 @@ class Section:
         return cls(
             t=walk.t, values=dict(zip(walk.labels, parts, strict=True)), whole={label: walk.values(label, what) for label in walk.labels},
             name=walk.path.kind if name is None else name, quantity=what if what == "loss" else walk.metric or what,
-            good="low" if what == "loss" else "high", ends=tuple(walk.ends), task=walk.task, space=SPACES.get(walk.where, walk.where),
+            good="low" if what == "loss" else "high", ends=tuple(walk.ends), task=walk.task, space=SPACES.get(str(walk.where), str(walk.where)),
         )  # fmt: skip
 
     def mean(self, label: str) -> Profile:
@@ -79,7 +79,7 @@ class Section:
         if not np.isfinite(rise).any():
             return 0, float("nan")
         worst = int(np.nanargmax(np.where(np.isfinite(rise), rise, np.nan)))
-        return worst, max(float(rise[worst]), 0.0)
+        return worst, max(0.0, float(rise[worst]))
 
     def half(self, label: str) -> Float64[np.ndarray, " points"]:
         """Half the 95 % interval of the mean, t_{0.975, B−1} s / √B over batches; NaN of a single one."""

@@ -82,7 +82,8 @@ def write(figure: Figure, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})  # the same numbers give the same file
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=200, facecolor="white", metadata=dates)
+        # pixels of a PNG and, in the other formats, of the fields that would be thousands of shapes
+        figure.savefig(temporary, format=kind, dpi=200 if kind == "png" else 300, facecolor="white", metadata=dates)
     return path
 
 
