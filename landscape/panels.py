@@ -79,7 +79,7 @@ def evaluated_of(surface: Surface, t: int) -> str:
     known = getattr(surface, "known", None)
     if known is None or known[t].all():
         return ""
-    return f"{known[t].mean():.0%} evaluated, the rest good to {surface.error[t]:.2g}"  # type: ignore[attr-defined]
+    return f"{known[t].mean():.0%} evaluated, the rest within {surface.error[t]:.2g}"  # type: ignore[attr-defined]
 
 
 def heading(surface: Surface) -> str:

@@ -152,7 +152,7 @@ def test_points_that_were_filled_in_are_told(drawn):
     known = np.ones((2, 9, 9), bool)
     known[0, ::2] = False
     figure = drawn(plotting.plot, surface(known=known, error=(0.0123, 0.0)))
-    assert [w for w in words(figure) if "evaluated" in w] == ["44% evaluated, the rest good to 0.012"]
+    assert [w for w in words(figure) if "evaluated" in w] == ["44% evaluated, the rest within 0.012"]
 
 
 def test_the_edge_of_a_region_is_where_it_is(drawn):
