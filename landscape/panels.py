@@ -71,7 +71,7 @@ def trails_of(surface: Surface, label: str | None = None) -> list[tuple[int, Any
 
 def way(trail: Any) -> Float[np.ndarray, "steps 2"]:
     """The feet of an optimizer's points, in order."""
-    return np.asarray(trail.points if hasattr(trail, "points") else np.column_stack([trail.x, trail.y]), float)
+    return np.asarray(np.column_stack([trail.x, trail.y]) if hasattr(trail, "x") else trail.points, float)
 
 
 def evaluated_of(surface: Surface, t: int) -> str:

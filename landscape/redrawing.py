@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from deltas.errors import InputError
 from landscape.interactive import available, draw_page
 from landscape.multiples import draw_multiples
+from landscape.paths import KINDS
 from landscape.plotting import draw_combined, draw_overlap, plot
 from landscape.profiles import draw_profiles
 from landscape.relief import draw_relief
@@ -70,7 +71,7 @@ def redraw(folder: str | Path, out: str | Path | None = None, *, suffix: str = "
     if len(kept["surface"]) > 1:
         rows = list(kept["surface"].values())
         drawn += [draw_multiples(rows, out / f"tasks-{by}.{suffix}", by=by, tolerance=tolerance) for by in ("score", "loss")]
-    return [*drawn, *_paths(kept["walk"], out, suffix), *_curvature(kept["bending"].values(), out, suffix)]
+    return [*drawn, *_paths(kept["walk"], out, suffix), *_curvature(_ordered(kept), out, suffix)]
 
 
 def saved(folder: str | Path) -> dict[str, dict[str, Any]]:
@@ -113,7 +114,7 @@ def _surface(surface: Surface, out: Path, name: str, suffix: str, tolerance: flo
 def _paths(walks: Mapping[str, Any], out: Path, suffix: str) -> list[Path]:
     """Paths of one name, as of several pairs of ends, are told apart by their files."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
-    for stem, walk in walks.items():
+    for stem, walk in sorted(walks.items(), key=lambda item: (KINDS.index(item[1].path.kind), item[0])):
         groups.setdefault((walk.task, walk.where), {})[stem] = walk
     drawn: list[Path] = []
     whats: tuple[Literal["loss", "score"], ...] = ("loss", "score")
@@ -123,6 +124,13 @@ def _paths(walks: Mapping[str, Any], out: Path, suffix: str) -> list[Path]:
             sections = [Section.of(walk, what, name=stem if often[walk.path.kind] > 1 else None) for stem, walk in group.items()]
             drawn.append(draw_profiles(sections, out / f"{_stem('paths', task, where, what)}.{suffix}"))
     return drawn
+
+
+def _ordered(kept: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Curvature of the types in the order that planes and paths have them, in which they have their colours."""
+    labels = [label for kind in ("surface", "walk") for one in kept[kind].values() for label in one.labels]
+    places = {label: n for n, label in enumerate(dict.fromkeys(labels))}
+    return sorted(kept["bending"].values(), key=lambda bending: places.get(bending.label, len(places)))
 
 
 def _curvature(bendings: Iterable[Any], out: Path, suffix: str) -> list[Path]:

@@ -49,7 +49,8 @@ def draw_densities(densities: Mapping[str, Density], path: str | Path, *, matrix
     tint, columns = colours(list(densities)), min(len(densities), 4)
     rows = -(-len(densities) // columns)
     top = max(float(found.density.max()) for found in densities.values())
-    low, high = min(float(f.at[0]) for f in densities.values()), max(float(f.at[-1]) for f in densities.values())
+    low, high = min(float(found.at[0]) for found in densities.values()), max(float(found.at[-1]) for found in densities.values())
+    margin = 0.02 * (high - low)
     with mpl.rc_context(STYLE):
         width, height = max(LEFT + columns * SIDE + (columns - 1) * GAP + 0.15, 4.6), HEAD + rows * TALL + (rows - 1) * 0.75 + 0.78
         figure = blank(width, height)
@@ -58,7 +59,7 @@ def draw_densities(densities: Mapping[str, Density], path: str | Path, *, matrix
             ax = figure.add_axes((left / width, 1 - (down + TALL) / height, SIDE / width, TALL / height))
             _density(ax, found, tint[label], top)
             ax.set_title(label, loc="left", color=tint[label], pad=17)
-            ax.set_xlim(low, high)
+            ax.set_xlim(low - margin, high + margin)
             ax.tick_params(labelleft=n % columns == 0)
             if n % columns == 0:
                 ax.set_ylabel("density")

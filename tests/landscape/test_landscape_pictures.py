@@ -23,7 +23,8 @@ MODULES = (plotting, relief, multiples, profiles, spectral_figures)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trail:
     name: str
-    points: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
     share: float
 
 
@@ -34,8 +35,8 @@ class Trailed(Surface):
     error: tuple = ()
 
 
-TRAILS = (Trail(name="tuned", points=np.array([[-1.5, 1.0], [0.0, 0.5], [0.5, 0.0]]), share=0.83),
-          Trail(name="b", points=np.array([[1.5, -1.0], [0.5, 0.0]]), share=0.41))  # fmt: skip
+TRAILS = (Trail(name="tuned", x=np.array([-1.5, 0.0, 0.5]), y=np.array([1.0, 0.5, 0.0]), share=0.83),
+          Trail(name="b", x=np.array([1.5, 0.5]), y=np.array([-1.0, 0.0]), share=0.41))  # fmt: skip
 
 
 def surface(labels=("a", "b"), task="one", metric="accuracy", hole=True, shift=0.0, **others):
@@ -79,6 +80,10 @@ def drawn(monkeypatch, tmp_path):
 
 def words(figure):
     return [text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+def panel_titles(figure):
+    return [ax.get_title("left") for ax in figure.axes if ax.get_title("left")]
 
 
 def density():
@@ -136,16 +141,15 @@ def test_heights_are_read_as_they_are_drawn():
 def test_ways_are_drawn_with_their_share(drawn):
     figure = drawn(plotting.plot, surface())
     ways = [[tuple(line.get_xdata()) for line in ax.lines if line.get_linewidth() == 1.2] for ax in figure.axes[:3]]
-    tuned, own = ((tuple(t.points[:, 0])) for t in TRAILS)
+    tuned, own = (tuple(trail.x) for trail in TRAILS)
     assert ways == [[tuned], [tuned, own], [tuned, own]]  # the second is named for type b
     assert "tuned: this plane holds 83% of its motion" in words(figure)
     assert "b: this plane holds 41% of its motion" in words(figure)
     assert "1 hole" in words(figure)
 
 
-def test_feet_in_two_arrays_are_a_way_too():
-    apart = SimpleNamespace(x=np.array([0.0, 1.0]), y=np.array([2.0, 3.0]))
-    np.testing.assert_array_equal(panels.way(apart), [[0, 2], [1, 3]])
+def test_feet_in_one_array_are_a_way_too():
+    np.testing.assert_array_equal(panels.way(SimpleNamespace(points=[[0, 2], [1, 3]])), [[0.0, 2.0], [1.0, 3.0]])
 
 
 def test_points_that_were_filled_in_are_told(drawn):
@@ -298,15 +302,17 @@ def test_all_is_drawn_again_from_files(tmp_path, monkeypatch):
     for name, labels in (("one", ("a", "b")), ("two", ("a",))):
         surface(labels, task=name).save(tmp_path / f"{name}.safetensors")
         (tmp_path / f"{name}-path.safetensors").touch()
-    out = tmp_path / "out"
+    out, titles = tmp_path / "out", {}
     for module in MODULES:  # what takes the time is to paint
-        monkeypatch.setattr(module, "write", lambda figure, path: path)
-    kinds = {"one-path": "straight", "two-path": "bezier"}
+        monkeypatch.setattr(module, "write", lambda figure, path: titles.update({path.stem: panel_titles(figure)}) or path)
+    kinds = {"one-path": "bezier", "two-path": "straight"}
     matrix = SimpleNamespace(eigen=EIGEN["a"], trace=TRACES["a"], density=density())
-    bending = SimpleNamespace(task="one", where="z", label="a", matrices={"hessian": matrix})
-    (tmp_path / "bend.safetensors").touch()
-    monkeypatch.setattr(redrawing, "_kind", lambda path: {"bend": "bending"}.get(path.stem, "walk" if path.stem in kinds else "surface"))
-    loads = {"Walk": lambda path: walk(kinds[path.stem]), "Bending": lambda path: bending}
+    bent = {"bend-0": "b", "bend-1": "a"}
+    for stem in bent:
+        (tmp_path / f"{stem}.safetensors").touch()
+    monkeypatch.setattr(redrawing, "_kind", lambda path: "walk" if path.stem in kinds else "bending" if path.stem in bent else "surface")
+    loads = {"Walk": lambda path: walk(kinds[path.stem]),
+             "Bending": lambda path: SimpleNamespace(task="one", where="z", label=bent[path.stem], matrices={"hessian": matrix})}  # fmt: skip
     stand_in = SimpleNamespace(**{name: SimpleNamespace(load=load) for name, load in loads.items()})
     monkeypatch.setattr(redrawing, "READERS", redrawing.READERS | {"walk": ("walks", "Walk"), "bending": ("walks", "Bending")})
     monkeypatch.setitem(__import__("sys").modules, "walks", stand_in)
@@ -315,6 +321,8 @@ def test_all_is_drawn_again_from_files(tmp_path, monkeypatch):
     rest = ["tasks-score.svg", "tasks-loss.svg", "paths-one-theta-loss.svg", "paths-one-theta-score.svg", "curvature-one-z-hessian-density.svg",
             "curvature-one-z-hessian-eigenvalues.svg"]  # fmt: skip
     assert found == [out / name for name in planes + rest]
+    assert titles["curvature-one-z-hessian-density"] == ["a", "b"]  # in the order of the planes, not of the files: it has their colours
+    assert titles["paths-one-theta-loss"] == ["straight", "bezier"]
 
 
 def test_what_is_drawn_again_is_the_same(tmp_path):
