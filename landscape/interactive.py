@@ -161,9 +161,10 @@ def _controls(surface: Surface, by: str, names: dict[str, str]) -> str:
 
 
 def _notes(surface: Surface) -> str:
-    """Holes and what the plane holds of optimizers' ways, in sentences."""
+    """Holes, points that were filled in, and what the plane holds of optimizers' ways, in sentences."""
     notes = [f"{label}: {words} of {surface.loss[t].size} points, left open." for t, label in enumerate(surface.labels)
              if (words := panels.holes_of(surface, t))]  # fmt: skip
+    notes += [f"{label}: {words}." for t, label in enumerate(surface.labels) if (words := panels.evaluated_of(surface, t))]
     notes += [f"{trail.name}: the plane holds {trail.share:.0%} of its motion." for _, trail in panels.trails_of(surface)]
     return " ".join(html.escape(note) for note in notes)
 

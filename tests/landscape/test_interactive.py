@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from test_landscape_pictures import surface
+from pictured import surface
 
 from landscape import interactive
 from landscape.redrawing import redraw
