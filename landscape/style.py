@@ -56,6 +56,23 @@ def sheet(width: float, height: float) -> Figure:
     return figure
 
 
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches, whose axes are placed by hand: what is compared keeps its size whatever the text."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def strip(figure: Figure, image: Any, box: Sequence[float], label: str, *, small: bool = False) -> None:
+    """A flat colour bar at (left, bottom, width, height) in inches."""
+    width, height = figure.get_size_inches()
+    place = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+    bar = figure.colorbar(image, cax=place, orientation="horizontal")
+    bar.set_label(label, fontsize=8 if small else 9)
+    bar.ax.tick_params(labelsize=7 if small else 8)
+    bar.outline.set_visible(False)  # type: ignore[union-attr]
+
+
 def write(figure: Figure, path: str | Path) -> Path:
     """Save a figure in the format of its suffix, whole or not at all; the same numbers give the same bytes."""
     path = Path(path)
@@ -65,7 +82,8 @@ def write(figure: Figure, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})  # the same numbers give the same file
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=200, facecolor="white", metadata=dates)
+        # pixels of a PNG and, in the other formats, of the fields that would be thousands of shapes
+        figure.savefig(temporary, format=kind, dpi=200 if kind == "png" else 300, facecolor="white", metadata=dates)
     return path
 
 
