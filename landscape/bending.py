@@ -124,7 +124,7 @@ class Bending:
         arrays, header = read(Path(path))
         if "bending" not in header:
             raise InputError(f"expected the curvature of a point in {path}, got another file; pass one that Bending.save wrote")
-        return _nested(cls, {**arrays, **json.loads(header["bending"])}, "")
+        return _nested(cls, {**json.loads(header["bending"]), **arrays}, "")  # the words first: they are in order
 
 
 def bend(f: Objective, x: Float[np.ndarray, " n"], measures: Measures | None = None, *, on_progress: Progress | None = None) -> Bending:
@@ -171,7 +171,7 @@ def side_by_side(objectives: Mapping[str, Objective], points: Mapping[str, Float
     return {label: bend(f, points[label], measures, on_progress=on_progress) for label, f in objectives.items()}
 
 
-def shared(found: Mapping[str, Bending], *, count: int = 3, of: Of = "gauss_newton") -> list[dict[str, Any]]:
+def shared_directions(found: Mapping[str, Bending], *, count: int = 3, of: Of = "gauss_newton") -> list[dict[str, Any]]:
     """For each pair of types, how far their leading eigenvectors in z span the same space.
 
     Returns:

@@ -119,12 +119,11 @@ def average_case(f: Callable[[np.ndarray], Any], x: Float[np.ndarray, " n"], rad
     if over not in ("sphere", "gaussian"):
         raise InputError(f"expected an average over a 'sphere' or a 'gaussian', got {over!r}; choose one of them")
     x, scale, rho = _ball(x, radius, relative, scale)
-    rng, found = np.random.default_rng([seed, 27]), []
+    rng, found, moving = np.random.default_rng([seed, 27]), [], scale > 0
     start, _ = _finite(lambda at: (f(at), 0.0), x)
-    moving = max(np.count_nonzero(scale), 1)
     for draw in range(1, draws + 1):
-        eta = np.where(scale > 0, rng.standard_normal(len(x)), 0.0)
-        eta *= rho / (np.linalg.norm(eta) if over == "sphere" else math.sqrt(moving))
+        eta = rng.standard_normal(len(x)) * moving
+        eta *= rho / (np.linalg.norm(eta) if over == "sphere" else math.sqrt(np.sum(np.broadcast_to(moving, x.shape))))
         found.append(sum(_finite(lambda at: (f(at), 0.0), x + sign * scale * eta)[0] for sign in (1, -1)) / 2 - start)
         if on_step is not None:
             on_step(2 * draw + 1)
@@ -132,8 +131,8 @@ def average_case(f: Callable[[np.ndarray], Any], x: Float[np.ndarray, " n"], rad
     return Average(value=mean, low=mean - half, high=mean + half, draws=draws, radius=rho)
 
 
-def _ball(x: Any, radius: float, relative: bool, scale: Any) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], float]:
-    """x, the scale of each number, and the radius in units of x."""
+def _ball(x: Any, radius: float, relative: bool, scale: Any) -> tuple[Float64[np.ndarray, " n"], Any, float]:
+    """x, the scale of each number or 1 for all, and the radius in units of x."""
     x = np.asarray(x, np.float64)
     if scale is not None and (relative or np.shape(scale) != x.shape or not np.any(scale) or np.min(scale) < 0):
         what = "a relative radius too" if relative else f"shape {np.shape(scale)}, zeros or negative numbers"
@@ -141,7 +140,7 @@ def _ball(x: Any, radius: float, relative: bool, scale: Any) -> tuple[Float64[np
     rho = float(radius) * (float(np.linalg.norm(x)) if relative else 1.0)
     if not (math.isfinite(rho) and rho > 0):
         raise InputError(f"expected a ball of a radius above 0, got {rho:g}{' of a point of length 0' if relative else ''}; choose another")
-    return x, np.ones(len(x)) if scale is None else np.asarray(scale, np.float64), rho
+    return x, np.float64(1) if scale is None else np.asarray(scale, np.float64), rho
 
 
 def _finite(slope: Slope, x: Float64[np.ndarray, " n"]) -> tuple[float, Float64[np.ndarray, " n"]]:

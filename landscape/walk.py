@@ -75,12 +75,13 @@ class Walk:
         """How far the loss rises above the line between the ends, or the score falls below it; infinite with a hole on the way."""
         return self.profile(label, what).barrier
 
-    def rows_of(self, label: str) -> dict[str, Any]:
+    def row(self, label: str) -> dict[str, Any]:
         """The barriers of one type, for a table: with where they are and an interval over the parts at that point.
 
         The point was chosen as the highest, so the interval is that of its height, not of the highest there is.
         """
-        n, row = self._number(label), {"label": label, "holes": int(np.isnan(self.whole[n]).sum())}
+        n = self._number(label)
+        row: dict[str, Any] = {"label": label, "holes": int(np.isnan(self.whole[n]).sum())}
         line = np.stack([1 - self.t, self.t])
         for what, parts in (("loss", self.loss[n]), ("score", -self.score[n])):
             found = self.profile(label, what)
@@ -100,7 +101,7 @@ class Walk:
             **{name: list(fact) if isinstance(fact, tuple) else fact for name, fact in facts.items()}, "kind": self.path.kind,
             "bends": len(self.path.knots) - 2, "points": len(self.t), "parts": len(self.tokens), "length": self.path.length(),
             "detour": self.path.detour, "history": [dict(entry) for entry in self.path.history],
-            "types": [self.rows_of(label) for label in self.labels],
+            "types": [self.row(label) for label in self.labels],
         }  # fmt: skip
 
     def _number(self, label: str) -> int:
