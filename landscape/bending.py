@@ -239,7 +239,7 @@ class _Count:
         return counting
 
 
-_PARTS = {"eigen": Eigen, "trace": Traced, "density": Density, "worst": Worst, "average": Average}
+_PARTS = {Bending: {"worst": Worst, "average": Average}, Matrix: {"eigen": Eigen, "trace": Traced, "density": Density}}
 
 
 def _flat(part: Any, name: str) -> list[tuple[str, Any]]:
@@ -252,14 +252,14 @@ def _flat(part: Any, name: str) -> list[tuple[str, Any]]:
 
 def _nested(kind: Any, flat: Mapping[str, Any], name: str) -> Any:
     """What `_flat` took apart."""
-    values: dict[str, Any] = {}
+    values, parts = {}, _PARTS.get(kind, {})
     for field in dataclasses.fields(kind):
         inside = [path.removeprefix(f"{name}{field.name}.") for path in flat if path.startswith(f"{name}{field.name}.")]
         if field.name == "matrices":
             matrices = dict.fromkeys(path.partition(".")[0] for path in inside)
             values["matrices"] = {own: _nested(Matrix, flat, f"{name}matrices.{own}.") for own in matrices}
-        elif field.name in _PARTS:
-            values[field.name] = _nested(_PARTS[field.name], flat, f"{name}{field.name}.") if inside else None
+        elif field.name in parts:
+            values[field.name] = _nested(parts[field.name], flat, f"{name}{field.name}.") if inside else None
         else:
             value = flat[f"{name}{field.name}"]
             values[field.name] = tuple(value) if isinstance(value, list) else value
