@@ -81,6 +81,7 @@ def test_z_is_the_whole_hessian_and_gauss_newton_matrix_of_all_rows(space, attac
     assert found.matrices["gauss_newton"].eigen.values.min() >= -1e-5
 
 
+@pytest.mark.slow
 def test_theta_against_finite_differences(attached, rows, points):
     f, x = in_theta(attached["lora"], rows), points["lora"]
     assert f.size > bending.WHOLE
@@ -118,6 +119,10 @@ def test_weights_around_a_solution_follow_the_chain_rule(attached, rows, points)
     g, scale = gradient.reshape(a.shape[0], b.shape[1]), lora.config.alpha / lora.config.rank
     np.testing.assert_allclose(slopes["encoder.0.attn.q.b"], scale * a.T @ g, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(slopes["encoder.0.attn.q.a"], scale * g @ b.T, rtol=1e-3, atol=1e-6)
+    found = bend(f, np.zeros(f.size), replace(FEW, of=("gauss_newton",), radius=0.0))
+    assert (found.where, found.label, found.worst) == ("weights", "lora", None)
+    assert found.slope == pytest.approx(np.linalg.norm(gradient), rel=1e-6)
+    assert found.matrices["gauss_newton"].eigen.values[0] > 0
     # W itself is what a relative radius is a share of
     kernel = sites(lora.backbone.module)["encoder.0.attn.q"].plain()["kernel"]
     np.testing.assert_array_equal(np.ravel(kernel), f.origin)
@@ -127,21 +132,27 @@ def test_weights_around_a_solution_follow_the_chain_rule(attached, rows, points)
 def test_weights_move_under_a_type_that_is_no_change_of_weights(attached, rows, points):
     adapter = attached["adapter"]
     f = in_weights(adapter, points["adapter"], rows, sites=("decoder.0.ff.out",))
-    found = bend(f, np.zeros(f.size), replace(FEW, of=("gauss_newton",), radius=0.0))
-    assert found.loss == pytest.approx(in_theta(adapter, rows).value(points["adapter"]), rel=1e-5)
-    assert (found.where, found.label, found.worst) == ("weights", "adapter", None)
-    assert found.matrices["gauss_newton"].eigen.values[0] > 0
+    still = f.value(np.zeros(f.size))
+    assert still == pytest.approx(in_theta(adapter, rows).value(points["adapter"]), rel=1e-5)
+    assert abs(f.value(np.full(f.size, 0.1)) - still) > 1e-3
 
 
 def test_types_side_by_side_at_one_z_and_on_disk(space, attached, rows, tmp_path):
-    told = []
-    objectives = {label: in_z(space, attached[label], rows) for label in KINDS}
+    """The second "type" is the first with the axes of z exchanged, so that all its programs are there already."""
+    told, one = [], in_z(space, attached["lora"], rows)
+    assert one.constants is not None
+    other = replace(one, label="adapter", constants=(one.constants[0], one.constants[1][::-1]))
+    objectives = dict(zip(KINDS, (one, other), strict=True))
     found = side_by_side(objectives, dict.fromkeys(KINDS, Z), FEW, on_progress=lambda *state: told.append(state))
     assert list(found) == list(KINDS)
     for label in KINDS:
         counts = [done for own, done, _ in told if own == label]
         assert counts == sorted(counts)
         assert counts[-1] == told[-1][2]
+    hessians = [found[label].matrices["hessian"].eigen for label in KINDS]
+    at_swapped = bend(other, Z[::-1], replace(FEW, radius=0.0)).matrices["hessian"].eigen
+    np.testing.assert_allclose(at_swapped.values, hessians[0].values, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.abs(at_swapped.vectors[:, ::-1]), np.abs(hessians[0].vectors), atol=1e-2)
     (row,) = shared_directions(found, count=1)
     u, w = (found[label].matrices["gauss_newton"].eigen.vectors[0] for label in KINDS)
     assert row["shared"] == pytest.approx((u @ w) ** 2)
