@@ -79,16 +79,16 @@ def worst_case(slope: Slope, x: Float[np.ndarray, " n"], radius: float, *, steps
     """
     if steps < 1:
         raise InputError(f"expected at least one step up, got {steps}; 10 are usual")
-    x, scale, rho = _ball(x, radius, relative, scale)
+    x, free, rho = _ball(x, radius, relative, scale)
     rng, far, reach, highest, rises, first = np.random.default_rng([seed, 26]), np.zeros(len(x)), rho, 0.0, [], 0.0
     start, up = _finite(slope, x)
     for step in range(1, steps + 1):
-        uphill = scale * up
+        uphill = free * up
         while not (length := np.linalg.norm(uphill)):
-            uphill = scale * rng.standard_normal(len(x))
+            uphill = free * rng.standard_normal(len(x))
         ahead = far + reach * uphill / length
         ahead *= min(1.0, rho / np.linalg.norm(ahead))
-        value, slope_there = _finite(slope, x + scale * ahead)
+        value, slope_there = _finite(slope, x + free * ahead)
         first = value - start if step == 1 else first
         if value - start > highest:
             far, highest, up = ahead, value - start, slope_there
@@ -97,7 +97,7 @@ def worst_case(slope: Slope, x: Float[np.ndarray, " n"], radius: float, *, steps
         rises.append(highest)
         if on_step is not None:
             on_step(step + 1)
-    return Worst(value=highest, first=first, epsilon=(scale * far).astype(np.float32), radius=rho, rises=tuple(rises))
+    return Worst(value=highest, first=first, epsilon=(free * far).astype(np.float32), radius=rho, rises=tuple(rises))
 
 
 def average_case(f: Callable[[np.ndarray], Any], x: Float[np.ndarray, " n"], radius: float, *, draws: int = 16,
@@ -118,13 +118,13 @@ def average_case(f: Callable[[np.ndarray], Any], x: Float[np.ndarray, " n"], rad
         raise InputError(f"expected at least 2 draws for an interval of the mean, got {draws}; 16 are usual")
     if over not in ("sphere", "gaussian"):
         raise InputError(f"expected an average over a 'sphere' or a 'gaussian', got {over!r}; choose one of them")
-    x, scale, rho = _ball(x, radius, relative, scale)
-    rng, found, moving = np.random.default_rng([seed, 27]), [], scale > 0
+    x, free, rho = _ball(x, radius, relative, scale)
+    rng, found, moving = np.random.default_rng([seed, 27]), [], free > 0
     start, _ = _finite(lambda at: (f(at), 0.0), x)
     for draw in range(1, draws + 1):
         eta = rng.standard_normal(len(x)) * moving
         eta *= rho / (np.linalg.norm(eta) if over == "sphere" else math.sqrt(np.sum(np.broadcast_to(moving, x.shape))))
-        found.append(sum(_finite(lambda at: (f(at), 0.0), x + sign * scale * eta)[0] for sign in (1, -1)) / 2 - start)
+        found.append(sum(_finite(lambda at: (f(at), 0.0), x + sign * free * eta)[0] for sign in (1, -1)) / 2 - start)
         if on_step is not None:
             on_step(2 * draw + 1)
     mean, half = (float(number) for number in student(np.array(found)))

@@ -83,7 +83,8 @@ class Walk:
         n = self._number(label)
         row: dict[str, Any] = {"label": label, "holes": int(np.isnan(self.whole[n]).sum())}
         line = np.stack([1 - self.t, self.t])
-        for what, parts in (("loss", self.loss[n]), ("score", -self.score[n])):
+        worse: tuple[tuple[What, np.ndarray], ...] = (("loss", self.loss[n]), ("score", -self.score[n]))
+        for what, parts in worse:
             found = self.profile(label, what)
             top = int(np.argmax(found.rise)) if math.isfinite(found.barrier) else None
             _, half = student(parts - parts[:, [0, -1]] @ line)
@@ -129,8 +130,9 @@ class Walk:
         """From the arrays and the header of a file."""
         facts = json.loads(header["walk"])
         path = Path(kind=facts["kind"], knots=arrays["knots"], history=tuple(facts["history"]))
-        kept = {name: tuple(facts[name]) if isinstance(facts[name], list) else facts[name] for name in FACTS}
-        return cls(path=path, **kept, **{name: np.array(arrays[name]) for name in ARRAYS})  # copies, which can be gone on with
+        kept: dict[str, Any] = {name: tuple(facts[name]) if isinstance(facts[name], list) else facts[name] for name in FACTS}
+        kept |= {name: np.array(arrays[name]) for name in ARRAYS}  # copies, which can be gone on with
+        return cls(path=path, **kept)
 
 
 def _number(value: float) -> float | None:
