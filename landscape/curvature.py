@@ -14,7 +14,7 @@ Schraudolph 2002 (Gauss-Newton products).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,12 @@ def lanczos(product: Product, start: Float[np.ndarray, " n"], steps: int) -> Tri
     Raises:
         InputError: a product that is not finite.
     """
+    *_, last = growing(product, start, steps)
+    return last
+
+
+def growing(product: Product, start: Float[np.ndarray, " n"], steps: int) -> Iterator[Tridiagonal]:
+    """The same after every step, for who wants to stop early: a product a step, none of them twice."""
     steps = min(steps, len(start))
     vectors = np.empty((steps, len(start)), start.dtype)
     vectors[0] = start / np.linalg.norm(start)
@@ -106,12 +112,13 @@ def lanczos(product: Product, start: Float[np.ndarray, " n"], steps: int) -> Tri
         for _ in range(2):
             found -= (vectors[: m + 1] @ found) @ vectors[: m + 1]
         length = float(np.linalg.norm(found))
-        if length <= BREAKDOWN * size:
-            return Tridiagonal(diagonal=np.array(diagonal), beside=np.array(beside), vectors=vectors[: m + 1], residual=0.0)
+        closed = length <= BREAKDOWN * size
+        yield Tridiagonal(diagonal=np.array(diagonal), beside=np.array(beside), vectors=vectors[: m + 1], residual=0.0 if closed else length)
+        if closed:
+            return
         if m + 1 < steps:
             beside.append(length)
             vectors[m + 1] = found / length
-    return Tridiagonal(diagonal=np.array(diagonal), beside=np.array(beside), vectors=vectors, residual=length)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -142,16 +149,29 @@ def eigenvalues(product: Product, size: int, count: int, *, steps: int | None = 
     if not 1 <= count <= size:
         raise InputError(f"expected between 1 and {size} eigenvalues of a matrix of {size} rows, got {count}; choose another number")
     most = min(size, max(steps or 100, count))
-    start = np.random.default_rng([seed, 20]).standard_normal(size).astype(np.float32 if size > 10_000 else np.float64)
-    trial = min(most, max(2 * count + 10, 20))
-    while True:
-        found = lanczos(product, start, trial)
+    start = np.random.default_rng([seed, 20]).standard_normal(size).astype(_precision(size))
+    for found in growing(product, start, most):
+        m, closed = len(found.diagonal), not found.residual
+        # in the first steps a value may look settled while a larger one has not shown itself
+        if not closed and m < most and (m < max(2 * count + 10, 20) or m % 5):
+            continue
         values, mixes = found.eigen()
         order = np.argsort(-np.abs(values), kind="stable")[:count]
         errors = found.residual * np.abs(mixes[-1, order])
-        if trial >= most or not found.residual or errors.max(initial=0.0) <= tolerance * np.abs(values).max():
+        if closed or m == most or errors.max(initial=0.0) <= tolerance * np.abs(values).max():
             return Eigen(values=values[order], vectors=(mixes[:, order].T @ found.vectors).astype(start.dtype), errors=errors)
-        trial = min(most, 2 * trial)
+    raise AssertionError  # the last step returns
+
+
+def eigenvalues_of(matrix: Float64[np.ndarray, "n n"]) -> Eigen:
+    """All eigenvalues of a whole symmetric matrix, by size; the errors are 0 but for rounding."""
+    values, vectors = np.linalg.eigh(matrix)
+    order = np.argsort(-np.abs(values), kind="stable")
+    return Eigen(values=values[order], vectors=vectors.T[order], errors=np.zeros(len(values)))
+
+
+def _precision(size: int) -> type:
+    return np.float32 if size > 10_000 else np.float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,15 +192,22 @@ def trace(product: Product, size: int, *, probes: int = 32, seed: int = 0) -> Tr
     """
     if probes < 2:
         raise InputError(f"expected at least 2 probes for an interval of the trace, got {probes}; 32 are usual")
-    from scipy import stats
-
     rng = np.random.default_rng([seed, 21])
     found = []
     for _ in range(probes):
         v = rng.choice([-1.0, 1.0], size)
         found.append(float(v @ np.asarray(product(v), np.float64)))
-    half = float(stats.t.ppf(0.975, probes - 1) * np.std(found, ddof=1) / np.sqrt(probes))
-    return Traced(value=float(np.mean(found)), low=float(np.mean(found)) - half, high=float(np.mean(found)) + half, probes=probes)
+    mean, half = (float(number) for number in student(np.array(found)))
+    return Traced(value=mean, low=mean - half, high=mean + half, probes=probes)
+
+
+def student(values: Float64[np.ndarray, "n ..."]) -> tuple[Any, Any]:
+    """The mean over the first axis and half the width of Student's 95 % interval of it; NaN of a single value, which has none."""
+    from scipy import stats
+
+    n = len(values)
+    half = stats.t.ppf(0.975, n - 1) * np.std(values, axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(np.shape(values)[1:], np.nan)
+    return np.mean(values, axis=0), half
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -209,11 +236,16 @@ def spectral_density(product: Product, size: int, *, probes: int = 8, steps: int
     """
     rng, nodes, weights = np.random.default_rng([seed, 22]), [], []
     for _ in range(probes):
-        values, vectors = lanczos(product, rng.choice([-1.0, 1.0], size).astype(np.float32 if size > 10_000 else np.float64), steps).eigen()
+        values, vectors = lanczos(product, rng.choice([-1.0, 1.0], size).astype(_precision(size)), steps).eigen()
         nodes.append(values)
         weights.append(vectors[0] ** 2 / probes)
-    node, weight = np.concatenate(nodes), np.concatenate(weights)
-    sigma = width or max(float(np.ptp(node)) / 100, 1e-12 * max(float(np.abs(node).max()), 1e-300))
-    at = np.linspace(node.min() - 4 * sigma, node.max() + 4 * sigma, points)
-    density = np.exp(-0.5 * ((at[:, None] - node) / sigma) ** 2) @ weight / (sigma * np.sqrt(2 * np.pi))
-    return Density(at=at, density=density, nodes=node, weights=weight, width=sigma)
+    return smoothed(np.concatenate(nodes), np.concatenate(weights), width=width, points=points)
+
+
+def smoothed(nodes: Float64[np.ndarray, " nodes"], weights: Float64[np.ndarray, " nodes"], *, width: float | None = None,
+             points: int = 400) -> Density:
+    """The density Σ_i w_i N(λ; node_i, σ²); of a whole matrix the nodes are its eigenvalues, of weight 1/n each."""
+    sigma = width or max(float(np.ptp(nodes)) / 100, 1e-12 * max(float(np.abs(nodes).max()), 1e-300))
+    at = np.linspace(nodes.min() - 4 * sigma, nodes.max() + 4 * sigma, points)
+    density = np.exp(-0.5 * ((at[:, None] - nodes) / sigma) ** 2) @ weights / (sigma * np.sqrt(2 * np.pi))
+    return Density(at=at, density=density, nodes=nodes, weights=weights, width=sigma)

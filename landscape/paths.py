@@ -14,6 +14,7 @@ Source: curves: Garipov et al. 2018, arXiv 1802.10026; the barrier over the line
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,17 @@ class Path:
         return self.length() / max(float(np.linalg.norm(self.knots[-1] - self.knots[0])), 1e-300)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Bent:
+    """A curve in training, after some steps: its bends and Adam's two moments of each."""
+
+    step: int
+    middle: Float[np.ndarray, "bends D"]
+    first: Float[np.ndarray, "bends D"]
+    second: Float[np.ndarray, "bends D"]
+    history: tuple[Mapping[str, float], ...] = field(default=())
+
+
 def weights(kind: Kind, t: Any, n: int, xp: Any = np) -> Any:
     """What each of the n + 1 knots counts at t: [points, n + 1]; of numpy, or of `jax.numpy` as `xp`."""
     t = t[..., None]
@@ -71,18 +83,20 @@ def straight(a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"]) -> Path:
 def connected(
     f: Callable[[jax.Array, Any], jax.Array], a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"], batches: Callable[[int], Any], *,
     kind: Literal["bezier", "polygonal"] = "bezier", bends: int = 1, steps: int = 300, learning_rate: float = 0.02, seed: int = 0,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None, earlier: Bent | None = None, on_tenth: Callable[[Bent], None] | None = None,
 ) -> Path:
     """A curve of low loss from a to b: its bends are trained, its ends stay.
 
     Args:
-        f: (a point [D], a batch) ↦ the loss, in JAX.
+        f: (a point [D], a batch) ↦ the loss, in JAX; the same function is compiled once, so large constants belong in the batch.
         batches: step ↦ the batch of that step; a constant function for a loss of no data.
         kind, bends: the curve, and how many knots it has between its ends. They start on the line.
         steps, learning_rate: of Adam; the rate is a share of the distance between the ends over the square root of its dimensions, so that
             one serves points of any size.
         seed: of t.
         on_step: told (steps done, the loss of the last).
+        earlier, on_tenth: `on_tenth` is given the state after every tenth of the steps; as `earlier`, with all else the same, it is gone on
+            from, to the same curve.
 
     Returns:
         The path with the bends of the last step; `history` has the mean loss of every tenth of the steps.
@@ -98,34 +112,52 @@ def connected(
         raise InputError(f"expected a curve 'bezier' or 'polygonal', got {kind!r}; choose one of them")
     if bends < 1 or steps < 1:
         raise InputError(f"expected at least one bend and one step, got {bends} and {steps}; raise them")
-    n = bends + 1
-    middle = jnp.asarray(weights("polygonal", np.linspace(0, 1, n + 1)[1:-1], 1) @ ends, jnp.float32)
-    unit = float(np.linalg.norm(ends[1] - ends[0])) / math.sqrt(ends.shape[1])
-    optimizer = optax.adam(learning_rate * unit)
-    first, last = (jnp.asarray(end, jnp.float32)[None] for end in ends)
-
-    @jax.jit
-    def step(middle: jax.Array, state: Any, t: jax.Array, batch: Any) -> tuple[jax.Array, Any, jax.Array]:
-        def loss(middle: jax.Array) -> jax.Array:
-            return f((weights(kind, t, n, jnp) @ jnp.concatenate([first, middle, last])).reshape(-1), batch)
-
-        value, slope = jax.value_and_grad(loss)(middle)
-        updates, state = optimizer.update(slope, state)
-        return optax.apply_updates(middle, updates), state, value  # type: ignore[return-value]
-
-    rng, state, seen, history = np.random.default_rng([seed, 24]), optimizer.init(middle), [], []
-    every = max(1, steps // 10)
-    for done in range(1, steps + 1):
-        middle, state, value = step(middle, state, jnp.float32(rng.random()), batches(done - 1))
+    rate = jnp.float32(learning_rate * float(np.linalg.norm(ends[1] - ends[0])) / math.sqrt(ends.shape[1]))
+    step, start = _stepper(f, kind, bends + 1)
+    outer, now = jnp.asarray(ends, jnp.float32), earlier or _on_the_line(ends, bends)
+    middle, state, seen, history = jnp.asarray(now.middle, jnp.float32), start(now), [], list(now.history)
+    t, every = np.random.default_rng([seed, 24]).random(steps), max(1, steps // 10)
+    for done in range(now.step + 1, steps + 1):
+        middle, state, value = step(middle, state, outer, jnp.float32(t[done - 1]), rate, batches(done - 1))
         seen.append(float(value))
         if not math.isfinite(seen[-1]):
             raise InputError(f"expected a finite loss between the ends, got {seen[-1]} at step {done}; lower the learning rate, or choose ends "
                              "between which the loss is finite")
         if done % every == 0:
-            history.append({"step": done, "loss": float(np.mean(seen[-every:]))})
+            history.append({"step": done, "loss": float(np.mean(seen))})
+            seen = []
+            if on_tenth is not None:
+                on_tenth(Bent(step=done, middle=np.asarray(middle), first=np.asarray(state.mu), second=np.asarray(state.nu),
+                              history=tuple(history)))
         if on_step is not None:
-            on_step(done, seen[-1])
+            on_step(done, float(value))
     return Path(kind=kind, knots=np.concatenate([ends[:1], np.asarray(middle, ends.dtype), ends[1:]]), history=tuple(history))
+
+
+def _on_the_line(ends: np.ndarray, bends: int) -> Bent:
+    middle = (weights("polygonal", np.linspace(0, 1, bends + 2)[1:-1], 1) @ ends).astype(np.float32)
+    return Bent(step=0, middle=middle, first=np.zeros_like(middle), second=np.zeros_like(middle), history=())
+
+
+@functools.lru_cache(maxsize=8)
+def _stepper(f: Callable[[jax.Array, Any], jax.Array], kind: Kind, n: int) -> tuple[Callable[..., Any], Callable[[Bent], Any]]:
+    """One step of Adam on the bends of a curve of n + 1 knots, and its state from what was kept."""
+    optimizer = optax.scale_by_adam()
+
+    @jax.jit
+    def step(middle: jax.Array, state: Any, ends: jax.Array, t: jax.Array, rate: jax.Array, batch: Any) -> tuple[jax.Array, Any, jax.Array]:
+        def loss(middle: jax.Array) -> jax.Array:
+            return f((weights(kind, t, n, jnp) @ jnp.concatenate([ends[:1], middle, ends[1:]])).reshape(-1), batch)
+
+        value, slope = jax.value_and_grad(loss)(middle)
+        updates, state = optimizer.update(slope, state)
+        return middle - rate * updates, state, value  # type: ignore[operator]
+
+    def start(now: Bent) -> Any:
+        state = optimizer.init(jnp.asarray(now.middle, jnp.float32))
+        return state._replace(count=jnp.asarray(now.step, jnp.int32), mu=jnp.asarray(now.first), nu=jnp.asarray(now.second))  # type: ignore[attr-defined]
+
+    return step, start
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -4,6 +4,10 @@
 
 With floor 0 (the default) this is score ≥ (1 − τ) best; with the chance score as floor it is (1 − τ) of what there is to
 gain. Between grid points the surface is read bilinearly, exactly as it is drawn: the area reported is the area seen.
+
+    worst type   min_t score_t, max_t loss_t        mean   over t        best type   max_t score_t, min_t loss_t
+
+are three further layers of the same plane (`combined`): a point is good for all types where it is good for the worst.
 """
 
 from __future__ import annotations
@@ -13,20 +17,23 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from deltas.errors import InputError
-from landscape.surface import Surface
+from landscape.surface import Mark, Surface
 
 REFINE = 12  # pixels a grid cell: area of a smooth region good to about 1%
+LAYERS = ("worst type", "mean", "best type")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Region:
     """The part of a plane where a type, and where every type, stays within a tolerance of its best.
 
-    `inside` is on a grid refined `REFINE` times; areas are in units of z²; a piece counts when it holds an evaluated point.
+    `inside` is on a grid refined `REFINE` times; areas are in units of x times units of y; a piece counts when it holds an evaluated point.
+    `largest` is the share of the common area that its largest piece has: 1 where all of it is connected, 0 where there is none.
+    `held` says of every mark that lies on the plane and in the picture whether it is inside; `marks` names those that are.
     """
 
     labels: tuple[str, ...]
@@ -42,6 +49,8 @@ class Region:
     marks: tuple[str, ...]
     flat: tuple[str, ...]
     holes: int
+    largest: float = 0.0
+    held: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
     @property
     def everyone(self) -> Bool[np.ndarray, "fine_rows fine_columns"]:
@@ -54,6 +63,21 @@ class Region:
         for name in ("best", "thresholds", "areas"):
             facts[name] = dict(zip(self.labels, facts[name], strict=True))
         return {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in facts.items()}
+
+
+def combined(surface: Surface) -> Surface:
+    """What a plane is to all its types together: the layers `LAYERS` in place of the types.
+
+    score [worst, mean, best] = (min_t, mean_t, max_t) score_t and loss = (max_t, mean_t, min_t) loss_t, point by point; a hole of one type
+    is a hole of all three.
+
+    Example:
+        landscape.plot(landscape.combined(surface), "figures/worst.png")
+    """
+    rising = [np.min, np.mean, np.max]
+    score = np.stack([of(surface.score, axis=0) for of in rising])
+    loss = np.stack([of(surface.loss, axis=0) for of in reversed(rising)])
+    return dataclasses.replace(surface, labels=LAYERS, score=score, loss=loss)
 
 
 def refine(values: Float[np.ndarray, "rows columns"], factor: int = REFINE) -> Float[np.ndarray, "fine_rows fine_columns"]:
@@ -116,34 +140,47 @@ def region(
             flat.append(label)
     masks = np.stack(inside)
     everyone = np.asarray(masks.all(axis=0))
-    total = float(np.ptp(surface.x) * np.ptp(surface.y))
+    total, held = float(np.ptp(surface.x) * np.ptp(surface.y)), _held(surface, everyone)
+    _, pieces, largest = pieces_of(everyone)
     return Region(
         labels=surface.labels, by=by, tolerance=tolerance, best=tuple(bests), thresholds=tuple(thresholds), inside=masks,
         areas=tuple(_fraction(mask) * total for mask in masks), area=_fraction(everyone) * total,
-        fraction=_fraction(everyone), components=_components(everyone), marks=_held(surface, everyone), flat=tuple(flat),
-        holes=sum(surface.holes.values()),
+        fraction=_fraction(everyone), components=pieces, marks=tuple(name for name, inside in held.items() if inside), flat=tuple(flat),
+        holes=sum(surface.holes.values()), largest=largest, held=held,
     )  # fmt: skip
 
 
+def shares(shape: tuple[int, ...]) -> Float[np.ndarray, "fine_rows fine_columns"]:
+    """What each pixel is of the rectangle, by the trapezoidal rule: those on the border count half, corners a quarter."""
+    up, across = (np.r_[0.5, np.ones(n - 2), 0.5] / (n - 1) for n in shape)
+    return np.outer(up, across)
+
+
 def _fraction(mask: np.ndarray) -> float:
-    """Share of the rectangle, by the trapezoidal rule: pixels on the border count half, corners a quarter."""
-    weights = [np.r_[0.5, np.ones(n - 2), 0.5] / (n - 1) for n in mask.shape]
-    return float(weights[0] @ mask @ weights[1])
+    return float(np.sum(shares(mask.shape), where=mask))
 
 
-def _components(mask: np.ndarray) -> int:
+def pieces_of(mask: Bool[np.ndarray, "fine_rows fine_columns"]) -> tuple[Int[np.ndarray, "fine_rows fine_columns"], int, float]:
+    """The piece that each pixel belongs to (0: none), how many hold an evaluated point, and the largest's share of the whole area."""
     pieces, _ = ndimage.label(mask, structure=np.ones((3, 3)))  # type: ignore[misc]
-    return int(np.setdiff1d(pieces[::REFINE, ::REFINE], [0]).size)
+    sizes = np.bincount(pieces.ravel(), weights=shares(mask.shape).ravel())[1:]
+    return pieces, int(np.setdiff1d(pieces[::REFINE, ::REFINE], [0]).size), float(sizes.max() / sizes.sum()) if sizes.size else 0.0
 
 
-def _held(surface: Surface, mask: np.ndarray) -> tuple[str, ...]:
-    """Names of the marks on the plane itself that lie inside; a mere foot of a far solution says nothing about it."""
-    names = []
+def _held(surface: Surface, mask: np.ndarray) -> dict[str, bool]:
+    """Which of the marks on the plane itself lie inside; a mere foot of a far solution says nothing about it."""
+    held = {}
     for mark in surface.marks:
-        on_plane = mark.away <= 1e-4 * (1 + np.hypot(mark.x, mark.y))
-        column = (mark.x - surface.x[0]) / (surface.x[-1] - surface.x[0]) * (mask.shape[1] - 1)
-        row = (mark.y - surface.y[0]) / (surface.y[-1] - surface.y[0]) * (mask.shape[0] - 1)
-        within = -0.5 <= column <= mask.shape[1] - 0.5 and -0.5 <= row <= mask.shape[0] - 0.5
-        if on_plane and within and mask[min(round(row), mask.shape[0] - 1), min(round(column), mask.shape[1] - 1)]:
-            names.append(mark.name)
-    return tuple(names)
+        place = _pixel(surface, mark, mask.shape)
+        if place is not None and mark.away <= 1e-4 * (1 + np.hypot(mark.x, mark.y)):
+            held[mark.name] = bool(mask[place])
+    return held
+
+
+def _pixel(surface: Surface, mark: Mark, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """The row and column of a refined grid that a mark's foot falls on; None outside the picture."""
+    column = (mark.x - surface.x[0]) / (surface.x[-1] - surface.x[0]) * (shape[1] - 1)
+    row = (mark.y - surface.y[0]) / (surface.y[-1] - surface.y[0]) * (shape[0] - 1)
+    if not (-0.5 <= column <= shape[1] - 0.5 and -0.5 <= row <= shape[0] - 0.5):
+        return None
+    return min(round(row), shape[0] - 1), min(round(column), shape[1] - 1)

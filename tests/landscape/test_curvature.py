@@ -85,6 +85,33 @@ def test_a_space_that_closes_is_exact():
     np.testing.assert_allclose(found.eigen()[0], [3, 1], atol=1e-12)
 
 
+def test_no_product_is_made_twice_and_none_that_is_not_needed():
+    a, _ = known(300)
+    made = []
+    found = curvature.eigenvalues(lambda v: made.append(v) or a @ v, 300, 3, tolerance=1e-3)
+    assert len(made) < 40
+    assert found.errors.max() <= 9e-3
+    assert len(np.unique(np.round(made, 9), axis=0)) == len(made)
+
+
+def test_a_whole_matrix_has_all_its_eigenvalues():
+    a, values = known(12)
+    found = curvature.eigenvalues_of(a)
+    np.testing.assert_allclose(found.values, sorted(values, key=lambda v: -abs(v)), atol=1e-12)
+    np.testing.assert_allclose(a @ found.vectors.T, found.vectors.T * found.values, atol=1e-12)
+    spread = curvature.smoothed(values, np.full(12, 1 / 12), width=0.5)
+    assert spread.moment(1) == pytest.approx(np.trace(a) / 12)
+    assert np.sum(spread.density) * (spread.at[1] - spread.at[0]) == pytest.approx(1, abs=1e-3)
+
+
+def test_students_interval_is_that_of_the_mean():
+    values = np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 5.0]])
+    mean, half = curvature.student(values)
+    np.testing.assert_allclose(mean, [2, 5])
+    np.testing.assert_allclose(half, [4.302653 / np.sqrt(3), 0], atol=1e-5)
+    assert np.isnan(curvature.student(values[:1])[1]).all()
+
+
 def test_refusals(refused):
     with refused("between 1 and 3", "got 4"):
         curvature.eigenvalues(lambda v: v, 3, 4)

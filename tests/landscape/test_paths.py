@@ -41,6 +41,17 @@ def test_a_curve_goes_around(kind, bends, highest):
     assert path.history[-1]["loss"] < path.history[0]["loss"]
 
 
+def test_a_training_that_was_stopped_goes_on_to_the_same_curve():
+    kept, seen = [], []
+    options = {"kind": "polygonal", "bends": 2, "steps": 30, "learning_rate": 0.05, "seed": 4}
+    whole = landscape.connected(ring, A, B, lambda step: None, on_tenth=kept.append, **options)
+    assert [state.step for state in kept] == list(range(3, 31, 3))
+    again = landscape.connected(ring, A, B, lambda step: None, earlier=kept[3], on_step=lambda step, loss: seen.append(step), **options)
+    np.testing.assert_array_equal(again.knots, whole.knots)
+    assert again.history == whole.history
+    assert seen == list(range(13, 31))
+
+
 def test_curves_are_what_their_formulas_say():
     knots, t = np.array([[0.0], [2.0], [0.0]]), np.array([0, 0.25, 0.5, 1])
     np.testing.assert_allclose(landscape.Path(kind="bezier", knots=knots).at(t)[:, 0], 4 * t * (1 - t))

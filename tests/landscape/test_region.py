@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deltas.errors import InputError
-from landscape.region import REFINE, refine, region
+from landscape.region import LAYERS, REFINE, combined, refine, region
 from landscape.surface import Mark, Surface
 
 
@@ -133,3 +133,32 @@ def test_summary_is_json():
 def test_bad_input(arguments, words):
     with pytest.raises(InputError, match=words):
         region(bowls((0, 0)), **arguments)
+
+
+def test_the_largest_piece_and_what_is_held():
+    marks = [Mark(name="in", x=1, y=0), Mark(name="out", x=0, y=0), Mark(name="foot", x=1, y=0, away=1.0), Mark(name="off", x=9, y=0)]
+    surface = bowls((-1, 0), (1, 0), marks=marks)
+    score = np.maximum(surface.score[0] - 0.3, surface.score[1])[None]  # discs of radius √0.2 and √0.5
+    surface = Surface(**{**vars(surface), "score": score, "loss": surface.loss[:1], "labels": ("a",)})
+    found = region(surface, tolerance=0.5)
+    assert found.components == 2
+    assert found.largest == pytest.approx(0.5 / 0.7, rel=0.01)
+    assert found.held == {"in": True, "out": False}
+    assert json.loads(json.dumps(found.summary()))["held"] == found.held
+    assert region(bowls((0, 0))).largest == 1
+    assert region(bowls((-1, 0), (1, 0)), tolerance=0.25).largest == 0
+
+
+def test_layers_over_types():
+    surface = bowls((-0.3, 0), (0.3, 0), (0, 0.5))
+    surface.score[1, 3, 4] = surface.loss[1, 3, 4] = np.nan
+    layers = combined(surface)
+    assert layers.labels == LAYERS
+    np.testing.assert_array_equal(layers.score, [surface.score.min(0), surface.score.mean(0), surface.score.max(0)])
+    np.testing.assert_array_equal(layers.loss, [surface.loss.max(0), surface.loss.mean(0), surface.loss.min(0)])
+    assert np.isnan(layers.score[:, 3, 4]).all()
+    assert layers.holes == dict.fromkeys(LAYERS, 1)
+    # against one best for all, the region of all types is that of the worst, but for the bilinear reading in between
+    all_types = region(surface, tolerance=0.3, best=dict.fromkeys("abc", 1.0))
+    worst = region(layers, tolerance=0.3, best=dict.fromkeys(LAYERS, 1.0))
+    assert worst.areas[0] == pytest.approx(all_types.area, rel=0.03)
