@@ -1,52 +1,81 @@
-"""Landscapes of the shared space: what loss and score do around solutions, for every delta type on the same points.
+"""Landscapes: what loss and score do around solutions, for every delta type on the same points.
 
-    plane     z(x, y) = o + x u + y v and every type's loss and score there        landscape/plane.py
-    Surface   the plane's arrays and marks, one file                               landscape/surface.py
-    directions random ones by filter or layer; the plane of an optimizer's way      landscape/directions.py
-    paths     lines and trained curves between solutions, their barriers           landscape/paths.py
-    curvature eigenvalues, trace and density of Hessian and Gauss-Newton           landscape/curvature.py
-    adaptive  a map of few evaluations, refined where it bends                     landscape/sampling.py
-    region    where all types stay within a tolerance of their best, and its area  landscape/region.py
-    plot      the figure of a plane                                                landscape/plotting.py
-    charts    curve, matrix, bars, spectrum, seen_codes                            landscape/charts.py
-    trust     spectra, reconstruction, angles, agreement, score_curves             landscape/trust.py
-    heatmaps  similarities: task against task within each type                     landscape/heatmaps.py
-    taskmap   draw_map: the sources as points of a plane, with their names         landscape/taskmap.py
+    plane      every type's loss and score on a plane of z, θ or the weights        landscape/plane.py
+    frame      where a plane lies: leading directions, three solutions, vectors     landscape/frame.py
+    around     coordinates around a point of θ or of the weights                    landscape/around.py
+    directions random ones by filter or layer; those of an optimizer's way          landscape/directions.py
+    Surface    the plane's arrays, marks and trails, one file                       landscape/surface.py
+    adaptive   a map of few evaluations, refined where it bends                     landscape/sampling.py
+    steady     what all points of a plane agree on is computed once a batch         landscape/steady.py, staged.py
+    region     where all types stay within a tolerance of their best                landscape/region.py
+    overlaps   whether tasks share a basin, pair by pair                            landscape/basins.py
+    paths      lines and trained curves, their barriers, as pure functions          landscape/paths.py
+    join       such a path between real solutions, looked at by every type          landscape/joining.py, ends.py, walk.py
+    curvature  eigenvalues, trace and density of Hessian and Gauss-Newton           landscape/curvature.py
+    sharpness  the worst case in a ball, the average on its sphere                  landscape/sharpness.py
+    bend       both of a real delta's loss, in z, θ or the weights                  landscape/bending.py, objective.py
 
-All but those from `plot` on are arrays in, arrays out, and do not know matplotlib. The space that is perturbed is z, and
-`Surface.space` says so.
+    plot, draw_overlap, draw_combined, draw_multiples, draw_relief, draw_page       pictures of planes
+    draw_profiles, draw_densities, draw_eigenvalues                                 of paths and of curvature
+    redraw     all pictures that a folder's files allow                             landscape/redrawing.py
+    charts, trust, heatmaps, taskmap                                                pictures of subspaces and studies
+
+All but the pictures are arrays in, arrays out, and do not know matplotlib. `Surface.space`, `Walk.where` and `Bending.where` say which space was
+perturbed.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from landscape.around import Around, change_of_weights
+from landscape.basins import Overlap, overlaps
+from landscape.bending import Bending, Matrix, Measures, bend, shared_directions, side_by_side
 from landscape.curvature import Density, Eigen, Traced, eigenvalues, gauss_newton, hessian, matrix_of, spectral_density, trace
 from landscape.directions import Trajectory, of_trajectory, random_directions
+from landscape.ends import End, Ground, code_end, theta_ends
+from landscape.joining import Curve, join
+from landscape.objective import Objective, Rows, in_theta, in_weights, in_z
 from landscape.paths import Path, Profile, connected, profile, straight
 from landscape.plane import plane, survey
-from landscape.region import Region, region
+from landscape.region import Region, combined, region
 from landscape.sampling import Sampled, adaptive
-from landscape.surface import Mark, Surface
+from landscape.sections import Section
+from landscape.sharpness import Average, Worst, average_case, worst_case
+from landscape.surface import Mark, Surface, Trail
+from landscape.walk import Walk
 
 if TYPE_CHECKING:
     from landscape.charts import bars, curve, matrix, seen_codes, spectrum
     from landscape.heatmaps import similarities
-    from landscape.plotting import plot
+    from landscape.interactive import draw_page
+    from landscape.multiples import draw_multiples
+    from landscape.plotting import draw_combined, draw_overlap, plot
+    from landscape.profiles import draw_profiles
+    from landscape.redrawing import redraw
+    from landscape.relief import draw_relief
+    from landscape.spectral_figures import draw_densities, draw_eigenvalues
     from landscape.style import Estimate
     from landscape.taskmap import draw_map
     from landscape.trust import agreement, angles, reconstruction, score_curves, spectra
 
 _FIGURES = {
-    "plot": "plotting", "Estimate": "style", "similarities": "heatmaps", "draw_map": "taskmap",
+    "Estimate": "style", "draw_map": "taskmap", "draw_multiples": "multiples", "draw_page": "interactive", "draw_profiles": "profiles",
+    "draw_relief": "relief", "redraw": "redrawing", "similarities": "heatmaps",
+    **dict.fromkeys(("plot", "draw_combined", "draw_overlap"), "plotting"),
+    **dict.fromkeys(("draw_densities", "draw_eigenvalues"), "spectral_figures"),
     **dict.fromkeys(("bars", "curve", "matrix", "seen_codes", "spectrum"), "charts"),
-    **dict.fromkeys(("adaptive", "agreement", "angles", "reconstruction", "score_curves", "spectra"), "trust"),
+    **dict.fromkeys(("agreement", "angles", "reconstruction", "score_curves", "spectra"), "trust"),
 }  # fmt: skip
 
 __all__ = [
-    "Density", "Eigen", "Estimate", "Mark", "Path", "Profile", "Region", "Sampled", "Surface", "Traced", "Trajectory",
-    "adaptive", "agreement", "angles", "bars", "connected", "curve", "draw_map", "eigenvalues", "gauss_newton", "hessian",
-    "matrix", "matrix_of", "of_trajectory", "plane", "plot", "profile", "random_directions", "reconstruction", "region",
-    "score_curves", "seen_codes", "similarities", "spectra", "spectral_density", "spectrum", "straight", "survey", "trace",
-]
+    "Around", "Average", "Bending", "Curve", "Density", "Eigen", "End", "Estimate", "Ground", "Mark", "Matrix", "Measures", "Objective",
+    "Overlap", "Path", "Profile", "Region", "Rows", "Sampled", "Section", "Surface", "Traced", "Trail", "Trajectory", "Walk", "Worst",
+    "adaptive", "agreement", "angles", "average_case", "bars", "bend", "change_of_weights", "code_end", "combined", "connected", "curve",
+    "draw_combined", "draw_densities", "draw_eigenvalues", "draw_map", "draw_multiples", "draw_overlap", "draw_page", "draw_profiles",
+    "draw_relief", "eigenvalues", "gauss_newton", "hessian", "in_theta", "in_weights", "in_z", "join", "matrix", "matrix_of", "of_trajectory",
+    "overlaps", "plane", "plot", "profile", "random_directions", "reconstruction", "redraw", "region", "score_curves", "seen_codes",
+    "shared_directions", "side_by_side", "similarities", "spectra", "spectral_density", "spectrum", "straight", "survey", "theta_ends",
+    "trace", "worst_case",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

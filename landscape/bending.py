@@ -258,9 +258,9 @@ def _nested(kind: Any, flat: Mapping[str, Any], name: str) -> Any:
         if field.name == "matrices":
             matrices = dict.fromkeys(path.partition(".")[0] for path in inside)
             values["matrices"] = {own: _nested(Matrix, flat, f"{name}matrices.{own}.") for own in matrices}
-        elif field.name in parts:
-            values[field.name] = _nested(parts[field.name], flat, f"{name}{field.name}.") if inside else None
+        elif field.name in parts and inside:  # a density has a density of its own, which is an array
+            values[field.name] = _nested(parts[field.name], flat, f"{name}{field.name}.")
         else:
-            value = flat[f"{name}{field.name}"]
+            value = flat.get(f"{name}{field.name}")
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

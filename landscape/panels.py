@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 
 from landscape.region import REFINE, Region, refine
 from landscape.style import INK, SOFT, halo
-from landscape.surface import Surface
+from landscape.surface import Surface, Trail
 
 By = Literal["score", "loss"]
 SHARED = "#F0E442"
@@ -63,23 +63,21 @@ def height(surface: Surface, values: Float[np.ndarray, "rows columns"], at: Floa
     return np.where(inside, found / total, np.nan)
 
 
-def trails_of(surface: Surface, label: str | None = None) -> list[tuple[int, Any]]:
+def trails_of(surface: Surface, label: str | None = None) -> list[tuple[int, Trail]]:
     """The optimizers' ways over the plane with their places in its legend; those named for another type are not of this one."""
-    trails = list(enumerate(getattr(surface, "trails", ())))
+    trails = list(enumerate(surface.trails))
     return [(n, trail) for n, trail in trails if label is None or trail.name == label or trail.name not in surface.labels]
 
 
-def way(trail: Any) -> Float[np.ndarray, "steps 2"]:
+def way(trail: Trail) -> Float[np.ndarray, "steps 2"]:
     """The feet of an optimizer's points, in order."""
-    return np.asarray(np.column_stack([trail.x, trail.y]) if hasattr(trail, "x") else trail.points, float)
+    return np.column_stack([trail.x, trail.y])
 
 
 def evaluated_of(surface: Surface, t: int) -> str:
     """Of a plane of which some points were filled in between others, how many were evaluated and how far the rest may be off, in words."""
-    known = getattr(surface, "known", None)
-    if known is None or known[t].all():
-        return ""
-    return f"{known[t].mean():.0%} evaluated, the rest within {surface.error[t]:.2g}"  # type: ignore[attr-defined]
+    known = surface.known[t]
+    return "" if known.all() else f"{known.mean():.0%} evaluated, the rest within {surface.error[t]:.2g}"
 
 
 def heading(surface: Surface) -> str:
@@ -156,8 +154,7 @@ def extent_of(surface: Surface, area: Region) -> str:
     """How large the shared region is, in words."""
     if not area.area:
         return "nowhere on this plane"
-    symbol = surface.space.split()[0] if surface.space else ""
-    unit = f"{symbol}²" if len(symbol) == 1 else "units²"
+    unit = "z²" if surface.space == "z" else "units²"  # around a point a unit is a direction's length
     pieces = "1 piece" if area.components == 1 else f"{area.components} pieces"
     return f"{area.fraction:.1%} of the plane, {area.area:.2g} {unit}, {pieces}"
 

@@ -159,7 +159,7 @@ def _grid(look: Callable[[np.ndarray], np.ndarray], seen: Seen, shape: tuple[int
     loss = np.where(seen.known, loss, sampled.values.reshape(-1))
     if len(rest):
         lattice = np.stack(np.unravel_index(np.arange(len(loss)), shape), -1)
-        filled = sampling._filled(lattice, score, seen.known, rest)[0]
+        filled = sampling.filled(lattice, score, seen.known, rest)[0]
         low, high = (f(score[np.isfinite(score)], initial=np.nan) for f in (np.fmin.reduce, np.fmax.reduce))
         score[rest] = np.clip(filled, low, high)  # no score that none of the points has: the best of a surface is what a region is measured by
     return loss.reshape(shape), score.reshape(shape), seen.known.reshape(shape), float(sampled.error)

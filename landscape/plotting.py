@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 
 from deltas.errors import InputError
 from landscape import panels
-from landscape.region import Region, region
+from landscape.region import Region, combined, region
 from landscape.style import INK, STYLE, blank, colours, strip, write
 from landscape.surface import Surface
 
@@ -75,15 +75,6 @@ def draw_overlap(surface: Surface, path: str | Path, *, area: Region | None = No
         return _finish(figure, axes, surface, path, title)
 
 
-def _layers(surface: Surface) -> Surface:
-    """The worst type at every point and the mean over types, as a surface of two; a hole where any type has one."""
-    if len(surface.labels) < 2:
-        raise InputError(f"expected a plane of two types at least to combine them, got {len(surface.labels)}; evaluate more types")
-    loss = np.stack([surface.loss.max(axis=0), surface.loss.mean(axis=0)])
-    score = np.stack([surface.score.min(axis=0), surface.score.mean(axis=0)])
-    return dataclasses.replace(surface, loss=loss, score=score, labels=("worst type", "mean over types"))
-
-
 def draw_combined(surface: Surface, path: str | Path, *, tolerance: float = 0.1, title: str | None = None) -> Path:
     """Minimum and mean over types of the score (colour), with the maximum and mean of the loss (contours), on one scale.
 
@@ -94,7 +85,10 @@ def draw_combined(surface: Surface, path: str | Path, *, tolerance: float = 0.1,
     Raises:
         InputError: a surface of one type.
     """
-    both = _layers(surface)
+    if len(surface.labels) < 2:
+        raise InputError(f"expected a plane of two types at least to combine them, got {len(surface.labels)}; evaluate more types")
+    layers = combined(surface)
+    both = dataclasses.replace(layers, loss=layers.loss[:2], score=layers.score[:2], labels=layers.labels[:2])
     area, scale = region(both, tolerance=tolerance), panels.scale_of([both], "score")
     words = {"minimum over types": "contours: maximum of the loss", "mean over types": "contours: mean of the loss"}
     with mpl.rc_context(STYLE):

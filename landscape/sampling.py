@@ -86,7 +86,7 @@ def adaptive(
         if max(errors[-2:]) <= tolerance * scale and len(errors) > 2:
             break
         unseen = np.flatnonzero(~known)
-        smooth, plain = _filled(lattice, values, known, unseen)
+        smooth, plain = filled(lattice, values, known, unseen)
         doubt = np.nan_to_num(np.abs(smooth - plain), nan=np.inf)
         size = int(min(at_once, most - known.sum(), len(unseen)))
         chosen = _spread(lattice[unseen], doubt, size - size // 4)
@@ -98,7 +98,7 @@ def adaptive(
         values[unseen[chosen]], known[unseen[chosen]] = found, True
     if not known.all():
         unseen = np.flatnonzero(~known)
-        values[unseen] = _filled(lattice, values, known, unseen)[0]
+        values[unseen] = filled(lattice, values, known, unseen)[0]
         error = max(errors[-2:])
     else:
         error = 0.0
@@ -110,7 +110,7 @@ def _range(values: np.ndarray) -> float:
     return float(np.ptp(finite)) if finite.size else 0.0
 
 
-def _filled(lattice: np.ndarray, values: np.ndarray, known: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def filled(lattice: np.ndarray, values: np.ndarray, known: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The smooth and the plain interpolant at some points; NaN beside a hole."""
     from scipy.interpolate import LinearNDInterpolator, RBFInterpolator
     from scipy.spatial import cKDTree

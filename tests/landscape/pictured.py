@@ -1,30 +1,13 @@
 """Small planes, paths and curvature to draw, and what the figures say of them."""
 
-import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 from matplotlib.text import Text
 
-from landscape import Mark, Surface
+from landscape import Mark, Surface, Trail
 from landscape.curvature import Eigen, Traced, spectral_density
 from landscape.sections import Section
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trail:
-    name: str
-    x: np.ndarray
-    y: np.ndarray
-    share: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Trailed(Surface):
-    trails: tuple = ()
-    known: np.ndarray | None = None
-    error: tuple = ()
-
 
 TRAILS = (Trail(name="tuned", x=np.array([-1.5, 0.0, 0.5]), y=np.array([1.0, 0.5, 0.0]), share=0.83),
           Trail(name="b", x=np.array([1.5, 0.5]), y=np.array([-1.0, 0.0]), share=0.41))  # fmt: skip
@@ -38,7 +21,7 @@ def surface(labels=("a", "b"), task="one", metric="accuracy", hole=True, shift=0
     if hole:
         loss[-1, 0, 0] = score[-1, 0, 0] = np.nan
     marks = tuple(Mark(name=kind, x=0.4 * n, y=0.1, kind=kind) for n, kind in enumerate(("source", "found", "corner", "origin", "centre")))
-    return Trailed(origin=np.zeros(4), directions=np.eye(4)[:2], x=axis, y=axis, loss=loss, score=score, labels=tuple(labels), marks=marks,
+    return Surface(origin=np.zeros(4), directions=np.eye(4)[:2], x=axis, y=axis, loss=loss, score=score, labels=tuple(labels), marks=marks,
                    task=task, metric=metric, split="test", axes=("z0", "z1"), trails=TRAILS, **others)  # fmt: skip
 
 

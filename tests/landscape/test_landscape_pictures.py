@@ -1,7 +1,6 @@
 """Pictures of planes, paths and curvature show the numbers they were given, on one scale where they are compared, and can be drawn again."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,10 +91,6 @@ def test_ways_are_drawn_with_their_share(drawn):
     assert "tuned: this plane holds 83% of its motion" in words(figure)
     assert "b: this plane holds 41% of its motion" in words(figure)
     assert "1 hole" in words(figure)
-
-
-def test_feet_in_one_array_are_a_way_too():
-    np.testing.assert_array_equal(panels.way(SimpleNamespace(points=[[0, 2], [1, 3]])), [[0.0, 2.0], [1.0, 3.0]])
 
 
 def test_points_that_were_filled_in_are_told(drawn):
