@@ -1,7 +1,7 @@
 """Where a plane lies: its origin and directions in a space, how far it reaches, and what is marked on it.
 
-Through z = 0 along two directions, or through three solutions: the first is the origin, the other two are orthonormalised by Gram-Schmidt. The
-space is a subspace's z, or the coordinates of an `Around`, whose plane is one of θ: distances and shares are measured there.
+Along two directions through z = 0 or another point, or through three solutions: the first is the origin, the other two are orthonormalised by
+Gram-Schmidt. The space is a subspace's z, or the coordinates of an `Around`, whose plane is one of θ: distances and shares are measured there.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Frame:
         return points(self.origin, self.directions, self.x[[0, -1]], self.y[[0, -1]]).astype(np.float32)
 
 
-def frame_of(space: Space, *, spanned_by: Sequence[Any], extent: float | Sequence[float] | None, resolution: int,
+def frame_of(space: Space, *, spanned_by: Sequence[Any], extent: float | Sequence[float] | None, resolution: int, through: Any = None,
              found: Mapping[str, Any] | None = None, trails: Mapping[str, Any] | None = None) -> Frame:
     """A plane and its grid; see `landscape.plane`."""
     if isinstance(resolution, bool) or int(resolution) != resolution or resolution < 2:
         raise InputError(f"expected a resolution of at least 2 points a side, got {resolution}; 21 is usual")
-    origin, directions, corners, axes = _spanned(space, spanned_by)
+    origin, directions, corners, axes = _spanned(space, spanned_by, through)
     around = isinstance(space, Around)
     view = space.view(origin, directions) if around else View(origin=origin, directions=directions)
     marks = tuple(_mark(view, *each) for each in _places(space, view, corners, found or {}))
@@ -82,13 +82,16 @@ def frame_of(space: Space, *, spanned_by: Sequence[Any], extent: float | Sequenc
 
 
 # ---------------------------------------------------------------- what spans it
-def _spanned(space: Space, spanned_by: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], tuple[str, str]]:
-    """origin, directions, the named corners (three solutions) and the axes' names."""
+def _spanned(space: Space, spanned_by: Sequence[Any], through: Any) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], tuple[str, str]]:
+    """origin, directions, the named corners (three solutions, or the one that two directions go through) and the axes' names."""
     spanned_by = list(spanned_by)
     if len(spanned_by) == 2:
-        vectors = [_direction(space, item) for item in spanned_by]
-        names = [_axis(space, item, n) for n, item in enumerate(spanned_by)]
-        return np.zeros(space.k), orthonormal(vectors[0], vectors[1]), {}, (names[0], names[1])
+        (one, first), (other, second) = (_direction(space, item, n) for n, item in enumerate(spanned_by))
+        corners = {} if through is None else dict([_solution(space, through, 0)])
+        origin = next(iter(corners.values()), np.zeros(space.k))
+        return origin, orthonormal(first, second), corners, (one, other)
+    if through is not None:
+        raise InputError(f"expected two directions through a point, got {len(spanned_by)} and a point; leave one of both out")
     if len(spanned_by) != 3:
         raise InputError(
             f"expected two directions or three solutions to span a plane, got {len(spanned_by)}; pass (0, 1) for the leading two"
@@ -108,19 +111,16 @@ def _is_index(item: Any) -> bool:
     return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
 
 
-def _axis(space: Space, item: Any, n: int) -> str:
+def _direction(space: Space, item: Any, n: int) -> tuple[str, np.ndarray]:
+    """A direction's name and vector."""
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+        return item[0], vector(item[1], space.k)
     if not _is_index(item):
-        return f"direction {n + 1}"
-    return space.axes[item] if isinstance(space, Around) else f"z{item}"
-
-
-def _direction(space: Space, item: Any) -> np.ndarray:
-    if not _is_index(item):
-        return vector(item, space.k)
+        return f"direction {n + 1}", vector(item, space.k)
     if not 0 <= item < space.k:
         what = "space has" if isinstance(space, Around) else "subspace has k ="
         raise InputError(f"expected a direction between 0 and {space.k - 1}, got {item}; the {what} {space.k}")
-    return np.eye(space.k)[item]
+    return space.axes[item] if isinstance(space, Around) else f"z{item}", np.eye(space.k)[item]
 
 
 def _solution(space: Space, item: Any, n: int) -> tuple[str, np.ndarray]:
@@ -163,7 +163,7 @@ def _places(space: Space, view: View, corners: Mapping[str, np.ndarray], found: 
         places += [(name, theta, "corner" if _lies_on(view, theta) else "source") for name, theta in space.solutions.items()]
         if not any(np.array_equal(theta, space.centre) for theta in space.solutions.values()):
             places.insert(0, ("centre", space.centre, "centre"))
-    elif corners:  # other sources are far from such a plane: their feet would say nothing
+    elif corners:  # the sources are far from such a plane: their feet would say nothing
         places += [(name, z, "corner") for name, z in corners.items()]
     else:
         places.append(("z = 0", np.zeros(space.k), "origin"))

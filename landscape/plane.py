@@ -80,6 +80,7 @@ def survey(
     evaluate: Evaluate,
     *,
     spanned_by: Sequence[Any] = (0, 1),
+    through: Any = None,
     extent: float | Sequence[float] | None = None,
     resolution: int = 21,
     labels: Sequence[str] | None = None,
@@ -96,7 +97,7 @@ def survey(
     Args:
         space: gives k, codes [N, k], pairs [N], labels and decode(label, z [M, k]) -> θ [M, D]; a subspace, or an `Around`.
         evaluate: (label, θ [M, D]) -> (loss [M], score [M]).
-        spanned_by, extent, resolution, labels, found, trails, adaptive, on_progress: see `plane`.
+        spanned_by, through, extent, resolution, labels, found, trails, adaptive, on_progress: see `plane`.
         known: (label, z [P, k]) -> what an earlier run left of the points, which are not evaluated again.
         on_chunk: (label, z [P, k], what is known) after every chunk of points.
         at_once: how many points are decoded at once.
@@ -104,7 +105,7 @@ def survey(
     Raises: InputError for a grid of fewer than 2 × 2 points, an unknown type, direction or solution, equal or collinear
         solutions, an empty extent, a trail that does not move.
     """
-    frame = frame_of(space, spanned_by=spanned_by, extent=extent, resolution=resolution, found=found, trails=trails)
+    frame = frame_of(space, spanned_by=spanned_by, through=through, extent=extent, resolution=resolution, found=found, trails=trails)
     return _survey(space, evaluate, frame, labels, adaptive, known or (lambda label, z: None), on_chunk or (lambda label, z, seen: None),
                    on_progress or (lambda label, done, total: None), at_once)
 
@@ -171,6 +172,7 @@ def plane(
     task: Task,
     *,
     spanned_by: Sequence[Any] = (0, 1),
+    through: Any = None,
     extent: float | Sequence[float] | None = None,
     resolution: int = 21,
     split: str = "test",
@@ -191,8 +193,9 @@ def plane(
 
     Args:
         space: a Subspace of this backbone, whose z is moved; or an `Around`, for planes of θ of one type or of the weights.
-        spanned_by: two directions through the origin (indices, or vectors [k]), or three solutions ((task, seed) pairs of the
-            subspace, (name, z) pairs, or vectors [k]).
+        spanned_by: two directions (indices, (name, vector) pairs, or vectors [k]), or three solutions ((task, seed) pairs of the subspace,
+            (name, z) pairs, or vectors [k]).
+        through: the point that two directions go through, as a solution is named; None is the origin.
         extent: (x_min, x_max, y_min, y_max) or a half-width, in units of z or of the directions; None covers what is marked with a
             margin, or is 1 around directions whose lengths are normalised.
         resolution: points a side; the cost is types · resolution² evaluations.
@@ -218,7 +221,7 @@ def plane(
 
     reading = Reading() if reading is None else reading
     exam = Exam.of(backbone, task, split, reading, rows)
-    frame = frame_of(space, spanned_by=spanned_by, extent=extent, resolution=resolution, found=found, trails=trails)
+    frame = frame_of(space, spanned_by=spanned_by, through=through, extent=extent, resolution=resolution, found=found, trails=trails)
 
     @functools.lru_cache(maxsize=1)  # one type after the other: what the batches were read to is large
     def evaluator(label: str) -> Callable[[np.ndarray], Sequence[Any]]:

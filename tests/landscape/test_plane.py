@@ -95,6 +95,17 @@ def test_three_solutions_lie_on_their_plane_inside_its_extent():
     np.testing.assert_allclose(np.diff(surface.x), np.diff(surface.y))  # square cells
 
 
+def test_two_named_directions_go_through_a_point():
+    space = Linear()
+    point, u = np.arange(K, dtype=float), np.eye(K)[2] + np.eye(K)[3]
+    surface = survey(space, quadratic, spanned_by=[("steepest", u), 0], through=("found", point), extent=1.0, resolution=3)
+    assert surface.axes == ("steepest", "z0")
+    (mark,) = surface.marks
+    assert (mark.name, mark.kind, mark.x, mark.y) == ("found", "corner", 0, 0)
+    expected = quadratic("a", space.decode("a", (point + u / np.sqrt(2))[None]))[0][0]
+    assert surface.loss[0, 1, 2] == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_plane_does_not_depend_on_which_of_two_solutions_comes_first():
     """Swapping the spanning directions mirrors the plane in its diagonal."""
     one, two = (survey(Linear(), quadratic, spanned_by=pair, extent=2.0, resolution=4) for pair in ((0, 3), (3, 0)))
@@ -255,6 +266,8 @@ def test_a_damaged_file_is_refused(tmp_path):
     ("arguments", "words"),
     [
         ({"spanned_by": (0, 0)}, "parallel"),
+        ({"spanned_by": (0, np.zeros(K))}, "zero|length 0"),
+        ({"spanned_by": [("copy", 0), ("reverse", 0), ("last", 0)], "through": np.ones(K)}, "leave one of both out"),
         ({"spanned_by": (0, 9)}, "direction between 0 and 4, got 9"),
         ({"spanned_by": (0, True)}, "vector of 5 finite numbers"),
         ({"spanned_by": (0,)}, "two directions or three solutions"),
