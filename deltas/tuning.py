@@ -98,6 +98,8 @@ class Outcome:
     failed: int | None = None
     """The step at which loss or gradient was no longer finite."""
     history: list[dict[str, float]] = field(default_factory=list)
+    way: list[np.ndarray] = field(default_factory=list)
+    """The start and the vector after every segment, where the jobs were followed."""
 
 
 def plus(v: jax.Array, start: jax.Array) -> jax.Array:
@@ -118,6 +120,7 @@ def tune(
     in_flight: int | None = None,
     checkpoints: Path | None = None,
     skip: Callable[[Sequence[Job]], bool] = lambda jobs: False,
+    follow: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[list[Outcome]]:
     """Tune one vector a job; yields the outcomes of each flight as it ends.
@@ -127,6 +130,7 @@ def tune(
         decode, constants: θ = decode(v, constants); None with `plus` is θ0.
         examine: scores the dev rows at every look; None is `evaluate_each`.
         checkpoints: a folder; a flight that was interrupted goes on from its last look at the dev rows, to the same result.
+        follow: keep each outcome's way, a vector a segment in memory; not with `checkpoints`, which do not hold it.
         skip: whether the jobs of a flight are done already. Flights are cut from the whole list, so that a resumed run has the same ones.
         on_progress: called with the number of vector-steps just done.
 
@@ -142,7 +146,8 @@ def tune(
             continue
         forget_programs()
         state = None if checkpoints is None else checkpoints / f"{flight_name(attached, members, training, reading)}.safetensors"
-        yield _Flight(attached, members, starts[first : first + size], training, reading, decode, constants, size, state, examine).run(tell)
+        yield _Flight(attached, members, starts[first : first + size], training, reading, decode, constants, size, state, examine,
+                      follow).run(tell)
 
 
 def flight_name(attached: Attached, members: Sequence[Job], training: Training, reading: Reading) -> str:
@@ -160,9 +165,10 @@ class _Flight:
     """One flight of jobs, from its start or its last checkpoint to its outcomes."""
 
     def __init__(self, attached: Attached, members: list[Job], starts: np.ndarray, training: Training, reading: Reading,
-                 decode: Decode, constants: Any, size: int, state: Path | None, examine: Examine | None = None) -> None:
+                 decode: Decode, constants: Any, size: int, state: Path | None, examine: Examine | None = None,
+                 follow: bool = False) -> None:
         self.attached, self.members, self.training, self.decode, self.constants = attached, members, training, decode, constants
-        self.examine, self.state = examine, state
+        self.examine, self.state, self.follow = examine, state, follow
         filled = members + [members[-1]] * (size - len(members))  # the devices want a full flight; copies are dropped at the end
         starts = np.concatenate([starts, np.repeat(starts[-1:], size - len(members), axis=0)])
         backbone = attached.backbone
@@ -181,6 +187,7 @@ class _Flight:
 
     def run(self, tell: Callable[[int], None]) -> list[Outcome]:
         self.restore()
+        self.keep_way()
         tell(self.done * len(self.members))
         position = 0
         losses: list[np.ndarray] = []
@@ -196,6 +203,7 @@ class _Flight:
                 self.attached.frozen, self.constants)
             losses.append(np.asarray(loss))
             tell(steps * len(self.members))
+            self.keep_way()
             if position % self.training.evaluate_every < steps or position == self.training.steps:
                 self.look(position, np.concatenate(losses, axis=1).mean(axis=1))
                 losses = []
@@ -203,6 +211,11 @@ class _Flight:
         for outcome, failed in zip(self.outcomes, np.asarray(self.failed), strict=False):
             outcome.failed = None if failed < 0 else int(failed)
         return self.outcomes
+
+    def keep_way(self) -> None:
+        """Where each vector is now, where the jobs are followed."""
+        for m, outcome in enumerate(self.outcomes if self.follow else ()):
+            outcome.way.append(np.array(self.v[m]))
 
     def look(self, step: int, train_loss: np.ndarray) -> None:
         """Score the dev rows; keep each vector that is better than all before (higher score, then lower loss)."""

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from deltas.errors import InputError
+from deltas.files import sha256
 from landscape.curvature import Density, Eigen, Product, Traced, eigenvalues, eigenvalues_of, matrix_of, smoothed, spectral_density, trace
 from landscape.objective import Objective
 from landscape.sharpness import Average, Worst, average_case, worst_case
@@ -111,12 +112,12 @@ class Bending:
         return facts
 
     # ------------------------------------------------------------ files
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all."""
+    def save(self, path: str | Path, *, key: str = "") -> None:
+        """Write one safetensors file, whole or not at all; the key says which call it belongs to."""
         arrays, facts = {}, {}
         for name, part in _flat(self, ""):
             (arrays if isinstance(part, np.ndarray) else facts)[name] = part
-        write(Path(path), {name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"bending": json.dumps(facts)})
+        write(Path(path), {name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"bending": json.dumps(facts), "key": key})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -127,12 +128,14 @@ class Bending:
         return _nested(cls, {**json.loads(header["bending"]), **arrays}, "")  # the words first: they are in order
 
 
-def bend(f: Objective, x: Float[np.ndarray, " n"], measures: Measures | None = None, *, on_progress: Progress | None = None) -> Bending:
+def bend(f: Objective, x: Float[np.ndarray, " n"], measures: Measures | None = None, *, file: str | Path | None = None,
+         on_progress: Progress | None = None) -> Bending:
     """The curvature of a mean loss at a point.
 
     Args:
         f: from `in_z`, `in_theta` or `in_weights`.
         x: z [k], θ [D], or zeros [n] for the weights as they are.
+        file: where it is kept; what the same call left there is read back.
         on_progress: called with (label, passes over all rows done, passes at the most).
 
     Raises:
@@ -143,6 +146,17 @@ def bend(f: Objective, x: Float[np.ndarray, " n"], measures: Measures | None = N
         found.matrices["hessian"].eigen.values
     """
     m, x = measures or Measures(), np.asarray(x, np.float32)
+    if file is None:
+        return _bend(f, x, m, on_progress)
+    key = sha256(f.key(x), json.dumps(dataclasses.asdict(m)))
+    if Path(file).is_file() and read(Path(file))[1].get("key") == key:
+        return Bending.load(file)
+    found = _bend(f, x, m, on_progress)
+    found.save(file, key=key)
+    return found
+
+
+def _bend(f: Objective, x: Float32[np.ndarray, " n"], m: Measures, on_progress: Progress | None) -> Bending:
     count = _Count(f, m, on_progress)
     loss, slope = f.slope(x)
     if not (np.isfinite(loss) and np.isfinite(slope).all()):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -105,6 +106,13 @@ class Objective:
     def gauss_newton(self, x: Any) -> Product:
         """v ↦ (1/tokens) Σ Jᵀ H_ℓ J v, J of the logits: never negative."""
         return lambda v: np.asarray(self._summed("gauss_newton", x, v))
+
+    def key(self, x: Any) -> str:
+        """Another one for another point, space, type, backbone or rows."""
+        arrays = [np.asarray(x, np.float32), *(np.asarray(array) for batch in self.rows.batches for array in batch.values())]
+        arrays += [np.asarray(array) for array in self.constants or (self.attached.theta0,)]
+        about = [self.where, self.label, self.attached.backbone.fingerprint, self.attached.config.to_json(), self.attached.layout.names]
+        return sha256(json.dumps(about), *(np.ascontiguousarray(array).tobytes() for array in arrays))
 
     def reach(self, x: Any) -> float:
         """‖x‖, or ‖W + x‖ of weights: what a relative radius is a share of."""

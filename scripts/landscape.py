@@ -1,8 +1,8 @@
-"""`deltaspace landscape`: a plane of z with every delta type's loss and score."""
+"""`deltaspace landscape`: planes, paths and curvature around solutions, for every delta type side by side."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -11,54 +11,101 @@ from .options import OnTasks
 
 @dataclass(frozen=True, kw_only=True)
 class Landscape(OnTasks):
-    """Draw a plane of the subspace for each task: loss and score of every type, and the region where all stay near their best."""
+    """Draw what loss and score do around solutions: planes, paths between two, curvature. The arrays are kept, and can be drawn again.
 
-    space: Annotated[Path, tyro.conf.Positional]
-    """A subspace's folder."""
+    Around what: a subspace (all its types on one z), the folder of a study (its subspace, backbone, tasks and the points it found), or a
+    bank (θ of one type). Solutions are named as task, task.seed, or type:task.seed.
+    """
+
+    given: Annotated[Path | None, tyro.conf.Positional] = None
+    """A subspace's folder, a study's, or a bank's."""
     out: Path
     """Where arrays, figures and `summary.json` are written."""
+    redraw: bool = False
+    """Draw the figures of --out again from its arrays. Nothing is evaluated; of the other options --suffix, --pages and --tolerance count."""
+    draw: tuple[Literal["plane", "paths", "curvature"], ...] = ("plane",)
+    """What is evaluated and drawn."""
+    where: Literal["z", "theta", "weights"] | None = None
+    """The space that is perturbed: z of the subspace, a type's own θ, or the backbone's weights below it. Not given: z, and θ of a bank."""
+    through: str | None = None
+    """The type whose θ, weights, eigenvectors or way it is; not given: the first."""
+    span: Literal["found", "leading", "random", "curvature", "way"] | None = None
+    """Of planes: through the points found; z's leading directions; random ones (of θ and weights with the lengths of what they move); the two
+    leading eigenvectors of the Hessian; or the principal components of an optimizer's way, which is tuned for it. Not given: found where
+    there are two points, else leading, in z; random elsewhere."""
     directions: tuple[int, int] = (0, 1)
-    """Two directions of z through the origin."""
+    """leading: two directions of z."""
     solutions: tuple[str, ...] = ()
-    """Instead: three sources as task or task.seed, whose affine plane is drawn."""
+    """Three for a plane through them, instead of --span; two for a path; one for a plane or curvature around it. Not given: the points found."""
+    bank: Path | None = None
+    """Where solutions of a subspace are read from; a study has its own."""
+    found: Path | None = None
+    """`found.json` of `optimize`: points of z to mark, to look around and to join."""
+    normalise: Literal["none", "layer", "filter"] = "filter"
+    """random: what of θ or weights the directions have the lengths of."""
+    extent: float | None = None
+    """Half the side of a plane; not given: what is marked and a margin."""
     resolution: int = 21
-    """Points an axis."""
+    """Points an axis, and of a path."""
+    adaptive: float | None = None
+    """Evaluate only as many points as keep filled-in losses within this share of their range, as measured (0.02 is usual)."""
+    split: Literal["train", "dev", "test"] = "test"
+    """Rows of planes and paths. Curves, curvature, eigenvectors and ways are of training rows."""
     rows: int | None = 64
-    """Test rows a point."""
+    """Rows a point."""
     tolerance: float = 0.1
     """How far below its best a type may stay inside the region, as a part of it."""
+    curves: tuple[Literal["bezier", "polygonal"], ...] = ("bezier",)
+    """paths: curves that are trained to low loss, beside the straight line."""
+    bends: int = 1
+    """paths: knots of a curve between its ends."""
+    align: Literal["none", "procrustes"] = "none"
+    """paths in θ: turn the second solution towards the first along what its function does not depend on."""
+    parts: int = 4
+    """paths: parts of the rows that intervals are over."""
+    steps: int = 100
+    """way, curves: steps of training."""
+    top: int = 5
+    """curvature: leading eigenvalues, where there are too many numbers for the whole matrix."""
+    probes: int = 16
+    """curvature: random vectors of the trace."""
+    radius: float = 0.05
+    """curvature: of the ball of the sharpness; in θ and weights a share of their length. 0 leaves it out."""
+    seed: int = 0
+    """Of random directions, vectors and trainings."""
+    suffix: Literal["png", "svg", "pdf"] = "png"
+    """Of the figures."""
+    pages: bool = False
+    """Write an interactive page of every plane too (needs plotly: pip install 'deltaspace[interactive]')."""
 
     def run(self) -> None:
-        """Survey, draw, summarise."""
-        backbone, tasks, reading = self.load()
-        import landscape
+        """Evaluate what is not there yet, draw, summarise."""
+        from deltas.errors import InputError
+
+        if self.pages:
+            from landscape.interactive import available
+
+            available()
+        if self.redraw:
+            self._figures()
+            return
+        if self.given is None:
+            raise InputError("expected the folder of a subspace, a study or a bank, got none; name it, or draw an --out again with --redraw")
         from deltas.bank import versions
         from deltas.files import write_json
-        from subspace import Subspace
 
+        from .landscape_given import given_of
+        from .landscape_stages import bends, paths, planes
         from .progress import Bars
 
-        space, bars, regions = Subspace.load(self.space), Bars(), {}
-        spanned = [split_pair(text) for text in self.solutions] or list(self.directions)
-        with bars.stage("landscape", self.resolution**2 * len(space.labels) * len(tasks)) as bar:
-            for task in tasks:
-                seen = dict.fromkeys(space.labels, 0)
+        given, bars, summary = given_of(self), Bars(), {}
+        for what in dict.fromkeys(self.draw):
+            summary |= {"plane": planes, "paths": paths, "curvature": bends}[what](given, self, bars)
+        self._figures()
+        write_json(self.out / "summary.json", {"space": given.where, **summary, "seconds": bars.seconds, "versions": versions()})
 
-                def tell(label: str, done: int, total: int, seen: dict[str, int] = seen) -> None:
-                    bar(done - seen[label], label)
-                    seen[label] = done
+    def _figures(self) -> None:
+        from landscape import redraw
 
-                surface = landscape.plane(space, backbone, task, spanned_by=spanned, resolution=self.resolution, rows=self.rows,
-                                          reading=reading, cache=self.out / "points", on_progress=tell)
-                surface.save(self.out / f"{task.name}.safetensors")
-                landscape.plot(surface, self.out / f"{task.name}.png", tolerance=self.tolerance)
-                found = landscape.region(surface, tolerance=self.tolerance)
-                regions[task.name] = {"area": found.area, "fraction": found.fraction, "holes": surface.holes}
-                print(f"{task.name}: all types within {self.tolerance:.0%} of their best on {found.fraction:.1%} of the plane")
-        write_json(self.out / "summary.json", {"regions": regions, "seconds": bars.seconds, "versions": versions()})
-
-
-def split_pair(text: str) -> tuple[str, int]:
-    """(task, seed) from `task` or `task.seed`; a name may itself hold dots."""
-    name, dot, seed = text.rpartition(".")
-    return (name, int(seed)) if dot and seed.isdigit() else (text, 0)
+        for path in redraw(self.out, suffix=self.suffix, tolerance=self.tolerance, pages=self.pages):
+            print(path)

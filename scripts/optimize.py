@@ -76,7 +76,7 @@ class Optimize(OnTasks):
                     found += [subspace.search(space, backbone, job.task, labels, evaluations=self.evaluations, rows=self.search_rows,
                                               seed=job.seed, test_rows=self.test_rows, reading=reading, in_flight=self.in_flight,
                                               on_progress=bar) for job in jobs]
-        points = [{**dataclasses.asdict(f), "z": f.z.tolist()} for f in found]
+        points = [{**{name: value for name, value in dataclasses.asdict(f).items() if name != "way"}, "z": f.z.tolist()} for f in found]
         write_json(self.out / "found.json", points)
         summary = {"points": [{k: p[k] for k in ("task", "through", "seed", "dev", "score", "loss", "failed", "forward")} for p in points]}
         for f in found:

@@ -1,7 +1,7 @@
 """Progress bars with the time left; lines instead where the output is no terminal."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -41,3 +41,14 @@ class Bar:
     def __call__(self, steps: int = 1, what: str = "") -> None:
         """Advance by `steps`, and say what is being done."""
         self._progress.update(self._task, advance=steps, description=f"{self._name} {what}".strip())
+
+    def listener(self, what: str = "", worth: int | None = None) -> "Callable[[str, int, int], None]":
+        """Told (label, done, total) again and again, it advances by what is new of each label, of which all is `worth` steps of the bar."""
+        seen: dict[str, int] = {}
+
+        def tell(label: str, done: int, total: int) -> None:
+            now = done if worth is None else round(worth * done / max(total, 1))
+            self(now - seen.get(label, 0), f"{what} {label}".strip())
+            seen[label] = now
+
+        return tell

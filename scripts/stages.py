@@ -220,32 +220,35 @@ def planes(run: Run, space: Subspace) -> dict[str, Any]:
         for name in names:
             if name not in run.tasks:
                 raise deltas.InputError(f"expected landscape.tasks among the study's tasks, got {name!r}; name one of {', '.join(run.tasks)}")
-            seen = dict.fromkeys(run.labels, 0)
-
-            def tell(label: str, done: int, total: int, seen: dict[str, int] = seen, name: str = name) -> None:
-                bar(done - seen[label], f"{name} {label}")
-                seen[label] = done
-
-            points = points_of(run, name)
+            points: dict[str, Any] = {f"{label}'s point": z for label, z in found_points(run, name).items()}
             spanned: list[Any] = [tuple(s) if isinstance(s, list) else s for s in settings.spanned_by]
             if spanned == ["found"]:
-                spanned = list({**points, "z = 0": np.zeros(space.k)}.items())[:3] if len(points) > 1 else [0, 1]
-                points = {} if len(points) > 1 else points  # they are the plane's corners
+                spanned, points = through_found(space, points)
             surface = landscape.plane(
                 space, run.backbone, run.tasks[name], spanned_by=spanned, extent=settings.extent, resolution=settings.resolution,
-                rows=settings.rows, reading=run.study.reading, found=points, cache=run.out / "stages" / "planes", on_progress=tell)
+                rows=settings.rows, reading=run.study.reading, found=points, cache=run.out / "stages" / "planes",
+                on_progress=bar.listener(name))
             surface.save(run.out / "landscape" / f"{name}.safetensors")
             regions[name] = landscape.region(surface, tolerance=settings.tolerance).summary()
     return regions
 
 
-def points_of(run: Run, task: str) -> dict[str, Any]:
-    """The points found for a task in the study's own subspace, one a type it was tuned through: seed 0."""
+def through_found(space: Subspace, points: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """What spans the plane through up to three points that were found for a task (through two: and z = 0; else the leading directions), and
+    which of the points are still to be marked."""
+    if len(points) < 2:
+        return [0, 1], points
+    corners = list({**points, "z = 0": np.zeros(space.k)}.items())[:3]
+    return corners, {name: z for name, z in points.items() if name not in dict(corners)}
+
+
+def found_points(run: Run, task: str) -> dict[str, np.ndarray]:
+    """The points found for a task in the study's own subspace, by the type they were tuned through: seed 0."""
     settings = run.study.decomposition
     found = {}
     for label in run.labels:
         path = run.out / "stages" / f"{settings.methods[0]}-k{settings.tables}.{label}.0.json"
         for point in read_json(path)["value"] if path.is_file() else []:
             if point["task"] == task and point["seed"] == 0:
-                found[f"{label}'s point"] = np.asarray(point["z"])
+                found[label] = np.asarray(point["z"])
     return found

@@ -47,6 +47,8 @@ class Found:
     scores: Mapping[str, float] = field(default_factory=dict)
     forward: int = 0
     backward: int = 0
+    way: np.ndarray | None = None
+    """z [points, k] at the start and after every segment of steps, where it was followed."""
 
 
 def within(z: jax.Array, constants: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -97,11 +99,13 @@ def optimize_many(
     std: float = 0.02,
     in_flight: int | None = None,
     test_rows: int | None = None,
+    follow: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Found]:
     """Tune one z a job through the attached type, or through several; z starts from N(0, std²) drawn by the job's task and seed.
 
-    Selection is by the dev rows of those types alone; the test rows (the first `test_rows`, None for all) are read once, at the end.
+    Selection is by the dev rows of those types alone; the test rows (the first `test_rows`, None for all) are read once, at the end. With
+    `follow` every point has its `way`, to be drawn (`landscape.plane(..., trails=)`).
     """
     reading = reading or Reading()
     unused = -space.k % WIDTH if training.optimizer == "adamw" else 0  # Adafactor clips by the mean square over all entries
@@ -112,14 +116,15 @@ def optimize_many(
     flights = tune(
         cast("Attached", attached), jobs, np.pad(starts, pad), training, reading, decode=within_each if several else within,
         constants=constants if several else constants[0], examine=cast("Any", examine) if several else None, in_flight=in_flight,
-        on_progress=on_progress)
+        follow=follow, on_progress=on_progress)
     outcomes = [replace(o, vector=o.vector[: space.k]) for flight in flights for o in flight]
     points, tasks = np.stack([o.vector for o in outcomes]), [job.task for job in jobs]
     after = on_test_rows(space, members, points, tasks, reading, in_flight, test_rows)
     rows = training.steps * training.batch_size * len(members)
     return [Found(o.job.task.name, attached.label, o.job.seed, o.vector, o.score, float(np.mean([s.score for s in scores.values()])),
                   float(np.mean([s.loss for s in scores.values()])), o.step, o.history, o.failed,
-                  {label: s.score for label, s in scores.items()}, rows, rows)
+                  {label: s.score for label, s in scores.items()}, rows, rows,
+                  np.stack(o.way)[:, : space.k] if follow else None)
             for o, scores in zip(outcomes, after, strict=True)]
 
 
