@@ -45,7 +45,9 @@ def scale_of(surfaces: Sequence[Surface], by: By) -> tuple[Normalize, Colormap]:
     colours = mpl.colormaps["viridis" if by == "score" else "viridis_r"]
     if by == "loss" and low > 0 and high / low >= LOGARITHMIC:
         return LogNorm(low, high), colours
-    return Normalize(low, max(high, low + 1e-9)), colours
+    if low == high:  # one colour, on a scale that can be read
+        low, high = min(0.0, low), max(1.0, high)
+    return Normalize(low, high), colours
 
 
 def height(surface: Surface, values: Float[np.ndarray, "rows columns"], at: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, " points"]:
@@ -155,7 +157,7 @@ def extent_of(surface: Surface, area: Region) -> str:
     if not area.area:
         return "nowhere on this plane"
     unit = "z²" if surface.space == "z" else "units²"  # around a point a unit is a direction's length
-    pieces = "1 piece" if area.components == 1 else f"{area.components} pieces"
+    pieces = "between points only" if not area.components else "1 piece" if area.components == 1 else f"{area.components} pieces"
     return f"{area.fraction:.1%} of the plane, {area.area:.2g} {unit}, {pieces}"
 
 

@@ -28,7 +28,7 @@ WORDS = 2.35
 
 
 def plot(surface: Surface, path: str | Path, *, area: Region | None = None, tolerance: float = 0.1, title: str | None = None) -> Path:
-    """Score (colour), loss (contours) and region (outline) of every type on one scale, then the regions' overlap.
+    """Score (colour), loss (contours) and region (outline) of every type on one scale, then, of several, the regions' overlap.
 
     Optimizers' ways are drawn over them, with the share of their motion that the plane holds; one that is named for a type, on that type alone.
 
@@ -43,9 +43,10 @@ def plot(surface: Surface, path: str | Path, *, area: Region | None = None, tole
     """
     area = region(surface, tolerance=tolerance) if area is None else area
     tint, scale = colours(surface.labels), panels.scale_of([surface], "score")
-    handles = [*_handles(surface, area, "the type's best"), _shared("every type within")]
+    several = len(surface.labels) > 1
+    handles = [*_handles(surface, area, "the type's best"), *([_shared("where every type is")] if several else [])]
     with mpl.rc_context(STYLE):
-        figure, axes, foot = _sheet(surface, len(surface.labels) + 1, handles)
+        figure, axes, foot = _sheet(surface, len(surface.labels) + several, handles)
         image: Any = None
         for t, label in enumerate(surface.labels):
             image = panels.field(axes[t], surface, t, "score", *scale)
@@ -53,7 +54,8 @@ def plot(surface: Surface, path: str | Path, *, area: Region | None = None, tole
             panels.trails(axes[t], surface, label)
             panels.marks(axes[t], surface, on_field=True)
             _titled(axes[t], label, tint[label], panels.evaluated_of(surface, t))
-        _overlap(axes[-1], surface, area)
+        if several:
+            _overlap(axes[-1], surface, area)
         strip(figure, image, (0.6, foot, 2.0, 0.11), panels.metric_name(surface, "score"))
         return _finish(figure, axes, surface, path, title)
 
@@ -122,10 +124,11 @@ def _overlap(ax: Axes, surface: Surface, area: Region) -> None:
 
 
 def _handles(surface: Surface, area: Region, whose: str) -> list[Any]:
+    share = "" if len(surface.labels) > 1 else f": {area.fraction:.1%} of the plane"
     casing = [patheffects.withStroke(linewidth=3.2, foreground=INK)]
     return [
         Line2D([], [], color="#9a9a9a", linewidth=0.8, label="loss, equal levels in all panels"),
-        Line2D([], [], color="white", linewidth=1.6, path_effects=casing, label=f"within {area.tolerance:.0%} of {whose} {area.by}"),
+        Line2D([], [], color="white", linewidth=1.6, path_effects=casing, label=f"within {area.tolerance:.0%} of {whose} {area.by}{share}"),
         *panels.mark_handles(surface),
     ]
 

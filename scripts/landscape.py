@@ -95,10 +95,11 @@ class Landscape(OnTasks):
         from deltas.files import write_json
 
         from .landscape_given import given_of
-        from .landscape_stages import bends, paths, planes
+        from .landscape_stages import bends, check, paths, planes
         from .progress import Bars
 
         given, bars, summary = given_of(self), Bars(), {}
+        check(given, self)
         for what in dict.fromkeys(self.draw):
             summary |= {"plane": planes, "paths": paths, "curvature": bends}[what](given, self, bars)
         self._figures()

@@ -25,11 +25,39 @@ if TYPE_CHECKING:
     from .landscape import Landscape
 
 
+COUNTS = {"plane": (0, 1, 3), "paths": (0, 2), "curvature": (0, 1)}
+"""How many solutions each can be of: none stands for the points found, or the tasks' own."""
+
+FOREIGN = {"z": (), "theta": ("leading", "found"), "weights": ("leading", "found", "way")}
+"""The spans that a space does not have: no delta goes its way in the weights."""
+
+
+def check(given: Given, asked: Landscape) -> None:
+    """Refuse what cannot be drawn before anything is evaluated: settings that do not fit, solutions and points that are not there."""
+    for what in asked.draw:
+        if len(asked.solutions) not in COUNTS[what]:
+            raise InputError(f"expected {' or '.join(map(str, COUNTS[what]))} solutions for {what}, got {len(asked.solutions)}; name as many, "
+                             "or draw one after the other")
+    span = asked.span or ""
+    if "plane" in asked.draw and span in FOREIGN[given.where]:
+        raise InputError(f"expected a --span of {given.where}, got {span}, which it does not have; choose random or curvature")
+    if "paths" in asked.draw and (given.where == "weights" or (given.where == "theta" and not asked.solutions)):
+        raise InputError(f"expected paths of z, or two --solutions to join in θ, got --where {given.where} with {len(asked.solutions)}; choose "
+                         "among them")
+    for task in given.tasks:
+        if "paths" in asked.draw:
+            _ends(given, asked, task)
+        if len(asked.solutions) == 3:
+            _laid(given, asked, task)
+        elif given.where != "z" and (span != "way" or "curvature" in asked.draw):
+            given.theta(task, asked.solutions)
+        elif given.where == "z" and ("curvature" in asked.draw or span == "curvature" or asked.solutions):
+            given.centre(task, asked.solutions)
+
+
 # ---------------------------------------------------------------- planes
 def planes(given: Given, asked: Landscape, bars: Bars) -> dict[str, Any]:
     """A plane for every task, its region, and what tasks on one plane have in common."""
-    if len(asked.solutions) not in (0, 1, 3):
-        raise InputError(f"expected three solutions to lay a plane through, or one to lay it around, got {len(asked.solutions)}; name as many")
     surfaces, regions = {}, {}
     types = given.labels if given.where == "z" else [given.through]
     with bars.stage("planes", asked.resolution**2 * len(types) * len(given.tasks)) as bar:
@@ -104,7 +132,6 @@ def _in_theta(given: Given, asked: Landscape, task: Task, span: str) -> tuple[la
     name, theta = given.theta(task, asked.solutions)
     if span == "curvature":
         return _bent(landscape.in_theta(attached, _rows(given, asked, task)), theta, asked, name)
-    _no_leading(span)
     return landscape.Around.random(attached, theta, normalise=asked.normalise, seed=asked.seed, solutions={name: theta}), {}
 
 
@@ -113,32 +140,24 @@ def _in_weights(given: Given, asked: Landscape, task: Task, span: str) -> tuple[
         full = Attached.of(given.backbone, Full())
         changes = {text: landscape.change_of_weights(full, given.solution(text)) for text in asked.solutions}
         return landscape.Around.through(full, changes), {}
-    if span == "way":
-        raise InputError("expected a way in z or in θ, got one in the weights, which no delta goes; choose --where z or theta")
     name, theta = given.theta(task, asked.solutions)
     f = landscape.in_weights(given.attached(given.through), theta, _rows(given, asked, task))
     if span == "curvature":
         return _bent(f, np.zeros(f.size, np.float32), asked, name)
-    _no_leading(span)
     return landscape.Around.random(f.attached, np.zeros(f.size, np.float32), normalise=asked.normalise, seed=asked.seed), {}
 
 
-def _no_leading(span: str) -> None:
-    if span in ("leading", "found"):
-        raise InputError(f"expected a plane of θ or of the weights, got --span {span}, which is z's; choose random, curvature or way")
-
-
 def _bent(f: landscape.Objective, x: np.ndarray, asked: Landscape, name: str) -> tuple[landscape.Around, dict[str, Any]]:
-    """Around x along the Hessian's leading eigenvectors, as far as doubles the loss if it were quadratic."""
+    """Around x along the Hessian's leading eigenvectors, as far as would raise a quadratic loss by a nat and its own height."""
     leading = landscape.eigenvalues(f.hessian(x), f.size, 2, steps=50, tolerance=1e-2, seed=asked.seed)
-    reach = math.sqrt(2 * f.value(x) / max(abs(float(leading.values[0])), 1e-12))
+    reach = math.sqrt(2 * (1 + f.value(x)) / max(abs(float(leading.values[0])), 1e-12))
     around = landscape.Around(attached=f.attached, centre=x, directions=leading.vectors, axes=_eigen_names(leading, f.label),
                               solutions={name: x})
     return around, {"extent": reach}
 
 
 def _eigen_names(leading: landscape.Eigen, label: str) -> tuple[str, ...]:
-    return tuple(f"eigenvector {n + 1} of {label}, λ = {value:.2g}" for n, value in enumerate(leading.values))
+    return tuple(f"{label}: eigenvector {n + 1}, λ = {value:.2g}" for n, value in enumerate(leading.values))
 
 
 def _rows(given: Given, asked: Landscape, task: Task) -> landscape.Rows:
@@ -170,10 +189,6 @@ def _way_of_theta(given: Given, asked: Landscape, task: Task) -> np.ndarray:
 # ---------------------------------------------------------------- paths
 def paths(given: Given, asked: Landscape, bars: Bars) -> dict[str, Any]:
     """Between two solutions, for every task: the straight line and curves, with barriers."""
-    if given.where == "weights":
-        raise InputError("expected paths in z or in θ, got the weights; choose --where z, or theta")
-    if len(asked.solutions) not in (0, 2):
-        raise InputError(f"expected two solutions to join, got {len(asked.solutions)}; name two, or none to join the points found")
     told = []
     curves: list[landscape.Curve | None] = [None]
     for kind in asked.curves:
@@ -202,8 +217,6 @@ def paths(given: Given, asked: Landscape, bars: Bars) -> dict[str, Any]:
 
 def _ends(given: Given, asked: Landscape, task: Task) -> tuple[landscape.End, landscape.End]:
     if given.where == "theta":
-        if not asked.solutions:
-            raise InputError(f"expected two solutions to join in θ of {given.through}, got none; name them with --solutions")
         return landscape.theta_ends(*(given.solution(text) for text in asked.solutions), align=cast("Any", asked.align), relative=given.relative)
     if asked.solutions:
         one, other = (_code_end(given, text) for text in asked.solutions)
@@ -227,8 +240,6 @@ def _code_end(given: Given, text: str) -> landscape.End:
 # ---------------------------------------------------------------- curvature
 def bends(given: Given, asked: Landscape, bars: Bars) -> dict[str, Any]:
     """The curvature of every type's training loss: at one z, or at each type's own θ or weights."""
-    if len(asked.solutions) > 1:
-        raise InputError(f"expected one solution to look around, got {len(asked.solutions)}; name one, or none for the points found")
     measures = landscape.Measures(top=asked.top, probes=asked.probes, radius=asked.radius, seed=asked.seed)
     labels = given.labels if asked.through is None else [given.through]
     told: list[dict[str, Any]] = []
