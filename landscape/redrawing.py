@@ -1,9 +1,9 @@
 """All figures that a folder's files allow, from their arrays alone: nothing is evaluated, so that a figure can be drawn again in seconds.
 
     surfaces     plane, relief of the loss, overlap and worst type where there are several types, page where pages are wanted
-    several      small multiples of score and of loss, a row each
+    several      small multiples of score and of loss, a row each; of those on one plane, what the tasks' regions share
     paths        loss and score along all paths of one task and space
-    curvature    of one task and space, for every matrix: densities, leading eigenvalues with traces
+    curvature    of one task and space, for every matrix: densities, leading eigenvalues with traces; the sharpness
 
 Files are known by the key of their header. A command that draws what it has evaluated in this way, too, draws the same again.
 """
@@ -13,22 +13,28 @@ from __future__ import annotations
 import importlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
 from deltas.errors import InputError
+from landscape.basins import overlaps
 from landscape.interactive import available, draw_page
 from landscape.multiples import draw_multiples
+from landscape.overlap_maps import draw_overlaps
+from landscape.panels import heading
 from landscape.paths import KINDS
 from landscape.plotting import draw_combined, draw_overlap, plot
 from landscape.profiles import draw_profiles
 from landscape.relief import draw_relief
 from landscape.sections import SPACES, Section
+from landscape.sharpness_figure import draw_sharpness
 from landscape.spectral_figures import draw_densities, draw_eigenvalues
 from landscape.surface import Surface
+from landscape.together import by_plane
 
 READERS: dict[str, tuple[str, str]] = {
     "surface": ("landscape.surface", "Surface"), "walk": ("landscape.walk", "Walk"), "bending": ("landscape.bending", "Bending"),
@@ -71,6 +77,7 @@ def redraw(folder: str | Path, out: str | Path | None = None, *, suffix: str = "
     if len(kept["surface"]) > 1:
         rows = list(kept["surface"].values())
         drawn += [draw_multiples(rows, out / f"tasks-{by}.{suffix}", by=by, tolerance=tolerance) for by in ("score", "loss")]
+    drawn += _overlaps(kept["surface"], out, suffix, tolerance)
     return [*drawn, *_paths(kept["walk"], out, suffix), *_curvature(_ordered(kept), out, suffix)]
 
 
@@ -111,6 +118,19 @@ def _surface(surface: Surface, out: Path, name: str, suffix: str, tolerance: flo
     return drawn
 
 
+def _overlaps(surfaces: Mapping[str, Surface], out: Path, suffix: str, tolerance: float) -> list[Path]:
+    """Of every plane that several files show; tasks of one name are told apart by their files."""
+    drawn: list[Path] = []
+    for plane in (plane for plane in by_plane(surfaces) if len(plane) > 1):
+        often, first = Counter(surface.task for surface in plane.values()), next(iter(plane.values()))
+        tasks = {stem if often[surface.task] > 1 or not surface.task else surface.task: surface for stem, surface in plane.items()}
+        path, title = out / f"{_stem('overlaps', first.space, first.split)}.{suffix}", f"shared basins · {heading(replace(first, task=''))}"
+        if path in drawn:
+            path = path.with_stem(f"{path.stem}-{len(drawn) + 1}")
+        drawn.append(draw_overlaps(overlaps(tasks, tolerance=tolerance), path, title=title))
+    return drawn
+
+
 def _paths(walks: Mapping[str, Any], out: Path, suffix: str) -> list[Path]:
     """Paths of one name, as of several pairs of ends, are told apart by their files."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
@@ -126,27 +146,33 @@ def _paths(walks: Mapping[str, Any], out: Path, suffix: str) -> list[Path]:
     return drawn
 
 
-def _ordered(kept: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+def _ordered(kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Curvature of the types in the order that planes and paths have them, in which they have their colours."""
     labels = [label for kind in ("surface", "walk") for one in kept[kind].values() for label in one.labels]
     places = {label: n for n, label in enumerate(dict.fromkeys(labels))}
-    return sorted(kept["bending"].values(), key=lambda bending: places.get(bending.label, len(places)))
+    return dict(sorted(kept["bending"].items(), key=lambda item: places.get(item[1].label, len(places))))
 
 
-def _curvature(bendings: Iterable[Any], out: Path, suffix: str) -> list[Path]:
-    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for bending in bendings:
-        for of, matrix in bending.matrices.items():
-            groups.setdefault((bending.task, bending.where, of), {})[bending.label] = matrix
+def _curvature(bendings: Mapping[str, Any], out: Path, suffix: str) -> list[Path]:
+    """Points of one type, as of several seeds, are told apart by their files."""
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for stem, one in bendings.items():
+        groups.setdefault((one.task, one.where), {})[stem] = one
     drawn = []
-    for (task, where, of), found in groups.items():
-        words, stem = " · ".join([task, f"{MATRICES.get(of, of)} in {SPACES.get(where, where)}"]), _stem("curvature", task, where, of)
-        if densities := {label: matrix.density for label, matrix in found.items() if matrix.density is not None}:
-            drawn.append(draw_densities(densities, out / f"{stem}-density.{suffix}", title=words))
-        eigen, traces = ({label: getattr(matrix, name) for label, matrix in found.items()} for name in ("eigen", "trace"))
-        drawn.append(draw_eigenvalues(eigen, out / f"{stem}-eigenvalues.{suffix}", traces=traces, title=words))
+    for (task, where), group in groups.items():
+        often = Counter(one.label for one in group.values())
+        named = {stem if often[one.label] > 1 else one.label: one for stem, one in group.items()}
+        for of in dict.fromkeys(of for one in group.values() for of in one.matrices):
+            found = {name: one.matrices[of] for name, one in named.items() if of in one.matrices}
+            words, stem = " · ".join([task, f"{MATRICES.get(of, of)} in {SPACES.get(where, where)}"]), _stem("curvature", task, where, of)
+            if densities := {name: matrix.density for name, matrix in found.items() if matrix.density is not None}:
+                drawn.append(draw_densities(densities, out / f"{stem}-density.{suffix}", title=words))
+            eigen, traces = ({name: getattr(matrix, part) for name, matrix in found.items()} for part in ("eigen", "trace"))
+            drawn.append(draw_eigenvalues(eigen, out / f"{stem}-eigenvalues.{suffix}", traces=traces, title=words))
+        if any(one.worst is not None for one in group.values()):
+            drawn.append(draw_sharpness(named, out / f"{_stem('sharpness', task, where)}.{suffix}"))
     return drawn
 
 
 def _stem(*words: str) -> str:
-    return re.sub(r"[^\w.-]", "_", "-".join(filter(None, words)))
+    return re.sub(r"[^\w.-]", "_", "-".join(filter(None, words)).replace("θ", "theta"))

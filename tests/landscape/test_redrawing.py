@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pictured import EIGEN, TRACES, density, panel_titles, surface, walk
+from bent import bending
+from pictured import density, panel_titles, surface, walk, words
 
-from landscape import Surface, multiples, plotting, profiles, redrawing, relief, spectral_figures
+from landscape import Mark, Surface, multiples, overlap_maps, plotting, profiles, redrawing, relief, sharpness_figure, spectral_figures
 from landscape.redrawing import redraw, saved
+from landscape.together import by_plane
 
-MODULES = (plotting, relief, multiples, profiles, spectral_figures)
+MODULES = (plotting, relief, multiples, profiles, spectral_figures, overlap_maps, sharpness_figure)
 
 
 @pytest.fixture(autouse=True)
@@ -20,31 +22,88 @@ def few_faces(monkeypatch):
     monkeypatch.setattr(relief, "FACES", 16)
 
 
-def test_all_is_drawn_again_from_files(tmp_path, monkeypatch):
-    for name, labels in (("one", ("a", "b")), ("two", ("a",))):
-        surface(labels, task=name).save(tmp_path / f"{name}.safetensors")
-        (tmp_path / f"{name}-path.safetensors").touch()
-    out, titles = tmp_path / "out", {}
-    for module in MODULES:  # what takes the time is to paint
-        monkeypatch.setattr(module, "write", lambda figure, path: titles.update({path.stem: panel_titles(figure)}) or path)
+@pytest.fixture
+def painted(monkeypatch):
+    """{name of the file: figure} of what would be drawn: what takes the time is to paint."""
+    kept = {}
+    for module in MODULES:
+        monkeypatch.setattr(module, "write", lambda figure, path: kept.update({path.stem: figure}) or path)
+    return kept
+
+
+def bent(label, task="one", **others):
+    """Curvature with a density, as it is saved."""
+    found = bending(label, task=task, **others)
+    return dataclasses.replace(found, matrices={"hessian": dataclasses.replace(found.matrices["hessian"], density=density())})
+
+
+def test_all_is_drawn_again_from_files(tmp_path, monkeypatch, painted):
+    for name, labels in (("one", ("a", "b")), ("two", ("a",)), ("three", ("a", "b"))):
+        surface(labels, task=name, shift=0.2).save(tmp_path / f"{name}.safetensors")
+    for stem, label in (("bend-0", "b"), ("bend-1", "a")):
+        bent(label).save(tmp_path / f"{stem}.safetensors")
     kinds = {"one-path": "bezier", "two-path": "straight"}
-    matrix = SimpleNamespace(eigen=EIGEN["a"], trace=TRACES["a"], density=density())
-    bent = {"bend-0": "b", "bend-1": "a"}
-    for stem in bent:
+    for stem in kinds:
         (tmp_path / f"{stem}.safetensors").touch()
-    monkeypatch.setattr(redrawing, "_kind", lambda path: "walk" if path.stem in kinds else "bending" if path.stem in bent else "surface")
-    loads = {"Walk": lambda path: walk(kinds[path.stem]),
-             "Bending": lambda path: SimpleNamespace(task="one", where="z", label=bent[path.stem], matrices={"hessian": matrix})}  # fmt: skip
-    stand_in = SimpleNamespace(**{name: SimpleNamespace(load=load) for name, load in loads.items()})
-    monkeypatch.setattr(redrawing, "READERS", redrawing.READERS | {"walk": ("walks", "Walk"), "bending": ("walks", "Bending")})
-    monkeypatch.setitem(sys.modules, "walks", stand_in)
+    known = redrawing._kind
+    monkeypatch.setattr(redrawing, "_kind", lambda path: "walk" if path.stem in kinds else known(path))
+    monkeypatch.setattr(redrawing, "READERS", redrawing.READERS | {"walk": ("walks", "Walk")})
+    monkeypatch.setitem(sys.modules, "walks", SimpleNamespace(Walk=SimpleNamespace(load=lambda path: walk(kinds[path.stem]))))
+    out = tmp_path / "out"
     found = redraw(tmp_path, out, suffix="svg")
-    planes = [f"one{part}.svg" for part in ("", "-relief", "-overlap", "-combined")] + ["two.svg", "two-relief.svg"]
-    rest = ["tasks-score.svg", "tasks-loss.svg", "paths-one-theta-loss.svg", "paths-one-theta-score.svg", "curvature-one-z-hessian-density.svg",
-            "curvature-one-z-hessian-eigenvalues.svg"]  # fmt: skip
+    planes = [f"{name}{part}.svg" for name in ("one", "three") for part in ("", "-relief", "-overlap", "-combined")]
+    planes += ["two.svg", "two-relief.svg"]
+    rest = ["tasks-score.svg", "tasks-loss.svg", "overlaps-z-test.svg", "paths-one-theta-loss.svg", "paths-one-theta-score.svg",
+            "curvature-one-z-hessian-density.svg", "curvature-one-z-hessian-eigenvalues.svg", "sharpness-one-z.svg"]  # fmt: skip
     assert found == [out / name for name in planes + rest]
-    assert titles["curvature-one-z-hessian-density"] == ["a", "b"]  # in the order of the planes, not of the files: it has their colours
-    assert titles["paths-one-theta-loss"] == ["straight", "bezier"]
+    # in the order of the planes, not of the files: they have their colours
+    assert panel_titles(painted["curvature-one-z-hessian-density"]) == ["a", "b"]
+    assert [word for word in words(painted["sharpness-one-z"]) if word in ("a", "b")] == ["a", "b"]
+    assert panel_titles(painted["paths-one-theta-loss"]) == ["straight", "bezier"]
+    assert panel_titles(painted["overlaps-z-test"]) == ["a", "b", "all types"]
+    assert {"one", "three", "shared basins · test split · plane of z"} <= set(words(painted["overlaps-z-test"]))
+    assert "two" not in words(painted["overlaps-z-test"])  # of other types
+
+
+def test_points_of_one_type_are_told_apart(tmp_path, painted):
+    for stem, label, others in (("first", "a", {}), ("second", "a", {"values": (1.0, 0.5)}), ("third", "b", {"sharp": False}),
+                                ("other", "a", {"task": "two", "sharp": False})):  # fmt: skip
+        bent(label, **others).save(tmp_path / f"{stem}.safetensors")
+    drawn = [path.stem for path in redraw(tmp_path)]
+    assert [stem for stem in drawn if stem.startswith("sharpness")] == ["sharpness-one-z"]
+    assert panel_titles(painted["curvature-one-z-hessian-density"]) == ["first", "second", "b"]
+    assert panel_titles(painted["curvature-two-z-hessian-density"]) == ["a"]
+    assert {"first", "second"} <= set(words(painted["sharpness-one-z"]))
+
+
+def test_basins_of_every_plane(tmp_path, painted, monkeypatch):
+    """Two planes of z, and one of θ that was drawn of one task twice."""
+    monkeypatch.setattr(redrawing, "_surface", lambda *given: [])
+    monkeypatch.setattr(redrawing, "draw_multiples", lambda rows, path, **others: path)
+    away = np.ones(4)
+    through = (Mark(name="sst2 0", x=0.0, y=0.0, kind="corner"), Mark(name="sst2 1", x=1.0, y=0.0, kind="corner"))
+    for n, others in enumerate([{"task": "one"}, {"task": "two"}, {"task": "one", "origin": away}, {"task": "two", "origin": away},
+                                {"task": "one", "origin": 2 * away}, *[{"task": "one", "space": "θ of lora", "marks": through}] * 2]):
+        dataclasses.replace(surface(), **others).save(tmp_path / f"{n}.safetensors")
+    stems = [path.stem for path in redraw(tmp_path) if path.stem.startswith("overlaps")]
+    assert stems == ["overlaps-z-test", "overlaps-z-test-2", "overlaps-theta_of_lora-test"]
+    assert {"one", "two"} <= set(words(painted["overlaps-z-test-2"]))
+    assert {"5", "6", "shared basins · test split · plane of θ of lora"} <= set(words(painted["overlaps-theta_of_lora-test"]))
+
+
+def test_a_plane_is_known_by_what_is_marked_on_it():
+    one = surface()
+    moved = dataclasses.replace(one, marks=tuple(dataclasses.replace(mark, x=mark.x + 0.1) for mark in one.marks))
+    found = dataclasses.replace(one, marks=tuple(dataclasses.replace(m, x=m.x + 0.1) if m.kind == "found" else m for m in one.marks))
+    bare = {"marks": (Mark(name="centre", x=0.0, y=0.0, kind="centre"),)}
+    assert by_plane({"one": one, "found": found, "moved": moved}) == [{"one": one, "found": found}, {"moved": moved}]
+    for others in ({"split": "dev"}, {"space": "weights"}, {"x": 2 * one.x}, {"labels": ("b", "a")}, {"directions": np.eye(4)[1:3]}):
+        assert len(by_plane({"one": one, "other": dataclasses.replace(one, **others)})) == 2, others
+    # coordinates around a point are the same around every other
+    for space, planes in (("z", 1), ("weights", 2), ("θ of lora", 2)):
+        two = {name: dataclasses.replace(one, space=space, **bare) for name in ("one", "two")}
+        assert len(by_plane(two)) == planes, space
+    assert by_plane({}) == []
 
 
 def test_what_is_drawn_again_is_the_same(tmp_path):
