@@ -16,7 +16,8 @@
     bend       both of a real delta's loss, in z, θ or the weights                  landscape/bending.py, objective.py
 
     plot, draw_overlap, draw_combined, draw_multiples, draw_relief, draw_page       pictures of planes
-    draw_profiles, draw_densities, draw_eigenvalues                                 of paths and of curvature
+    draw_overlaps                                                                   of basins, task by task
+    draw_profiles, draw_densities, draw_eigenvalues, draw_sharpness                 of paths and of curvature
     redraw     all pictures that a folder's files allow                             landscape/redrawing.py
     charts, trust, heatmaps, taskmap                                                pictures of subspaces and studies
 
@@ -27,7 +28,7 @@ perturbed.
 from typing import TYPE_CHECKING, Any
 
 from landscape.around import Around, change_of_weights
-from landscape.basins import Overlap, overlaps
+from landscape.basins import Overlap, by_plane, overlaps
 from landscape.bending import Bending, Matrix, Measures, bend, shared_directions, side_by_side
 from landscape.curvature import Density, Eigen, Traced, eigenvalues, gauss_newton, hessian, matrix_of, spectral_density, trace
 from landscape.directions import Trajectory, of_trajectory, random_directions
@@ -48,18 +49,21 @@ if TYPE_CHECKING:
     from landscape.heatmaps import similarities
     from landscape.interactive import draw_page
     from landscape.multiples import draw_multiples
+    from landscape.overlap_maps import draw_overlaps
     from landscape.plotting import draw_combined, draw_overlap, plot
     from landscape.profiles import draw_profiles
     from landscape.redrawing import redraw
     from landscape.relief import draw_relief
+    from landscape.sharpness_figure import draw_sharpness
     from landscape.spectral_figures import draw_densities, draw_eigenvalues
     from landscape.style import Estimate
     from landscape.taskmap import draw_map
     from landscape.trust import agreement, angles, reconstruction, score_curves, spectra
 
 _FIGURES = {
-    "Estimate": "style", "draw_map": "taskmap", "draw_multiples": "multiples", "draw_page": "interactive", "draw_profiles": "profiles",
-    "draw_relief": "relief", "redraw": "redrawing", "similarities": "heatmaps",
+    "Estimate": "style", "draw_map": "taskmap", "draw_multiples": "multiples", "draw_overlaps": "overlap_maps", "draw_page": "interactive",
+    "draw_profiles": "profiles", "draw_relief": "relief", "draw_sharpness": "sharpness_figure", "redraw": "redrawing",
+    "similarities": "heatmaps",
     **dict.fromkeys(("plot", "draw_combined", "draw_overlap"), "plotting"),
     **dict.fromkeys(("draw_densities", "draw_eigenvalues"), "spectral_figures"),
     **dict.fromkeys(("bars", "curve", "matrix", "seen_codes", "spectrum"), "charts"),
@@ -69,12 +73,12 @@ _FIGURES = {
 __all__ = [
     "Around", "Average", "Bending", "Curve", "Density", "Eigen", "End", "Estimate", "Ground", "Mark", "Matrix", "Measures", "Objective",
     "Overlap", "Path", "Profile", "Region", "Rows", "Sampled", "Section", "Surface", "Traced", "Trail", "Trajectory", "Walk", "Worst",
-    "adaptive", "agreement", "angles", "average_case", "bars", "bend", "change_of_weights", "code_end", "combined", "connected", "curve",
-    "draw_combined", "draw_densities", "draw_eigenvalues", "draw_map", "draw_multiples", "draw_overlap", "draw_page", "draw_profiles",
-    "draw_relief", "eigenvalues", "gauss_newton", "hessian", "in_theta", "in_weights", "in_z", "join", "matrix", "matrix_of", "of_trajectory",
-    "overlaps", "plane", "plot", "profile", "random_directions", "reconstruction", "redraw", "region", "score_curves", "seen_codes",
-    "shared_directions", "side_by_side", "similarities", "spectra", "spectral_density", "spectrum", "straight", "survey", "theta_ends",
-    "trace", "worst_case",
+    "adaptive", "agreement", "angles", "average_case", "bars", "bend", "by_plane", "change_of_weights", "code_end", "combined",
+    "connected", "curve", "draw_combined", "draw_densities", "draw_eigenvalues", "draw_map", "draw_multiples", "draw_overlap",
+    "draw_overlaps", "draw_page", "draw_profiles", "draw_relief", "draw_sharpness", "eigenvalues", "gauss_newton", "hessian", "in_theta",
+    "in_weights", "in_z", "join", "matrix", "matrix_of", "of_trajectory", "overlaps", "plane", "plot", "profile", "random_directions",
+    "reconstruction", "redraw", "region", "score_curves", "seen_codes", "shared_directions", "side_by_side", "similarities", "spectra",
+    "spectral_density", "spectrum", "straight", "survey", "theta_ends", "trace", "worst_case",
 ]  # fmt: skip
 
 

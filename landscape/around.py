@@ -9,6 +9,7 @@ the weights with that solution merged in.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from deltas.errors import InputError
+from deltas.files import sha256
 from landscape.directions import Normalise, of_trajectory, random_directions
 from landscape.geometry import View, check_independent, orthonormal
 
@@ -112,6 +114,12 @@ class Around:
         from deltas.types import Full
 
         return "weights" if isinstance(self.attached.config, Full) else f"θ of {self.label}"
+
+    @property
+    def place(self) -> str:
+        """What coordinates stand for: another word around another point, along other directions, or of another type or backbone."""
+        attached = self.attached
+        return sha256(attached.backbone.fingerprint, json.dumps(attached.config.to_json()), self.centre.tobytes(), self.directions.tobytes())
 
     def view(self, origin: Float[np.ndarray, " m"], directions: Float[np.ndarray, "2 m"]) -> View:
         """A plane of c as a plane of θ."""

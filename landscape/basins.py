@@ -105,6 +105,25 @@ def overlaps(
     )
 
 
+def by_plane(surfaces: Mapping[str, Surface]) -> list[dict[str, Surface]]:
+    """Surfaces in groups that `overlaps` can compare: of one plane, one split and the same types; in their order."""
+    planes: list[dict[str, Surface]] = []
+    for name, surface in surfaces.items():
+        home = next((plane for plane in planes if _comparable(next(iter(plane.values())), surface)), None)
+        if home is None:
+            planes.append(home := {})
+        home[name] = surface
+    return planes
+
+
+def _comparable(a: Surface, b: Surface) -> bool:
+    try:
+        _same_plane(a, b, "one", "the other")
+    except InputError:
+        return False
+    return a.split == b.split
+
+
 def compared(a: Bool[np.ndarray, "rows columns"], b: Bool[np.ndarray, "rows columns"], area: float = 1.0) -> dict[str, Any]:
     """What two regions of a plane of that area have in common, by the names of `Overlap`'s fields."""
     share = shares(a.shape)
@@ -146,5 +165,6 @@ def _same_plane(a: Surface, b: Surface, one: str, other: str) -> None:
         mine, theirs = (np.asarray(getattr(surface, name)) for surface in (a, b))
         if mine.shape != theirs.shape or not np.allclose(mine, theirs, rtol=1e-6, atol=1e-9 * float(np.max(np.abs(mine), initial=0.0))):
             raise InputError(f"expected surfaces on one plane, got another {name} for {other} than for {one}; survey both on the same plane")
-    if a.space != b.space:
-        raise InputError(f"expected surfaces of one space, got {a.space} for {one} and {b.space} for {other}; survey both on the same plane")
+    if (a.space, a.place) != (b.space, b.place):
+        raise InputError(f"expected surfaces of one space around one point, got {a.space} for {one} and {b.space} for {other}; survey both on "
+                         "the same plane")

@@ -136,7 +136,7 @@ def _survey(space: Space, evaluate: Evaluate, frame: Frame, labels: Sequence[str
     return Surface(
         origin=frame.origin, directions=frame.directions, x=frame.x, y=frame.y, axes=frame.axes, marks=frame.marks, trails=frame.trails,
         loss=np.stack(loss), score=np.stack(score), labels=labels, known=np.stack(evaluated), error=tuple(errors),
-        space=space.perturbed if isinstance(space, Around) else "z")  # fmt: skip
+        space=space.perturbed if isinstance(space, Around) else "z", place=space.place if isinstance(space, Around) else "")  # fmt: skip
 
 
 def _labels(space: Space, labels: Sequence[str] | None) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from deltas.errors import InputError
-from landscape.basins import overlaps
+from landscape.basins import by_plane, overlaps
 from landscape.interactive import available, draw_page
 from landscape.multiples import draw_multiples
 from landscape.overlap_maps import draw_overlaps
@@ -34,7 +34,6 @@ from landscape.sections import SPACES, Section
 from landscape.sharpness_figure import draw_sharpness
 from landscape.spectral_figures import draw_densities, draw_eigenvalues
 from landscape.surface import Surface
-from landscape.together import by_plane
 
 READERS: dict[str, tuple[str, str]] = {
     "surface": ("landscape.surface", "Surface"), "walk": ("landscape.walk", "Walk"), "bending": ("landscape.bending", "Bending"),

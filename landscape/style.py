@@ -78,7 +78,7 @@ def write(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     kind = path.suffix.lstrip(".").lower()
     if kind not in ("png", "svg", "pdf"):
-        raise InputError(f"expected a figure name that ends in .png, .svg or .pdf, got {path.name!r}")
+        raise InputError(f"expected a figure name that ends in .png, .svg or .pdf, got {path.name!r}; choose one of them")
     path.parent.mkdir(parents=True, exist_ok=True)
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})  # the same numbers give the same file
     with replacing(path) as temporary:

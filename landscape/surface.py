@@ -59,6 +59,8 @@ class Surface:
     split: str = ""
     axes: tuple[str, str] = ("x", "y")
     space: str = "z"  # the space that is perturbed
+    place: str = ""
+    """Outside z, what tells its coordinates from those around another point: see `Around.place`."""
     trails: tuple[Trail, ...] = ()
     known: Bool[np.ndarray, "types rows columns"] = None  # type: ignore[assignment]
     """Which points were evaluated; the others were filled in between them. All of them, unless it is said."""
@@ -80,7 +82,7 @@ class Surface:
         """Write one safetensors file, whole or not at all."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in (*_ARRAYS, "known")}
         arrays |= {f"trail.{n}": np.stack([trail.x, trail.y]) for n, trail in enumerate(self.trails)}
-        facts = {name: getattr(self, name) for name in ("labels", "task", "metric", "split", "axes", "space", "error")}
+        facts = {name: getattr(self, name) for name in ("labels", "task", "metric", "split", "axes", "space", "place", "error")}
         facts["marks"] = [dataclasses.asdict(mark) for mark in self.marks]
         facts["trails"] = [{"name": trail.name, "share": trail.share} for trail in self.trails]
         write(Path(path), arrays, {"surface": json.dumps(facts)})

@@ -74,14 +74,8 @@ def planes(given: Given, asked: Landscape, bars: Bars) -> dict[str, Any]:
             flat = f"; of {', '.join(found.flat)} nothing varies there, which says nothing" if found.flat else ""
             print(f"{task.name}: all types within {asked.tolerance:.0%} of their best on {found.fraction:.1%} of a plane of {surface.space}"
                   f"{flat}")
-    pairs = [one.to_json() for one in landscape.overlaps(surfaces, tolerance=asked.tolerance)] if _one_plane(list(surfaces.values())) else []
-    return {"regions": regions, "overlaps": pairs}
-
-
-def _one_plane(surfaces: list[landscape.Surface]) -> bool:
-    """Whether there are several, on the same points."""
-    return len(surfaces) > 1 and all(
-        np.array_equal(getattr(one, name), getattr(surfaces[0], name)) for one in surfaces for name in ("origin", "directions", "x", "y"))
+    shared = [landscape.overlaps(plane, tolerance=asked.tolerance) for plane in landscape.by_plane(surfaces) if len(plane) > 1]
+    return {"regions": regions, "overlaps": [pair.to_json() for pairs in shared for pair in pairs]}
 
 
 def _laid(given: Given, asked: Landscape, task: Task) -> tuple[Any, Any, dict[str, Any]]:

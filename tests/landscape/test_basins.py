@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from landscape.basins import EVERYONE, compared, overlaps
+from landscape.basins import EVERYONE, by_plane, compared, overlaps
 from landscape.surface import Surface
 
 
@@ -90,3 +90,13 @@ def test_refusals(refused):
         overlaps({"one": one, "other": discs((0, 0), (0, 0))})
     with refused("best for every task", "other"):
         overlaps({"one": one, "other": turned}, best={"one": {"a": 1.0}})
+
+
+def test_surfaces_are_compared_on_one_plane_only():
+    """Around another point the coordinates are the same, and the plane is not."""
+    one = discs((-0.4, 0), (0.4, 0))
+    assert [list(plane) for plane in by_plane({"one": one, "other": dataclasses.replace(one, task="other")})] == [["one", "other"]]
+    for others in ({"split": "dev"}, {"space": "weights"}, {"x": 2 * one.x}, {"labels": ("b", "a")}, {"directions": -np.eye(2)},
+                   {"place": "elsewhere"}):
+        assert len(by_plane({"one": one, "other": dataclasses.replace(one, **others)})) == 2, others
+    assert by_plane({}) == []

@@ -11,7 +11,6 @@ from pictured import density, panel_titles, surface, walk, words
 
 from landscape import Mark, Surface, multiples, overlap_maps, plotting, profiles, redrawing, relief, sharpness_figure, spectral_figures
 from landscape.redrawing import redraw, saved
-from landscape.together import by_plane
 
 MODULES = (plotting, relief, multiples, profiles, spectral_figures, overlap_maps, sharpness_figure)
 
@@ -89,21 +88,6 @@ def test_basins_of_every_plane(tmp_path, painted, monkeypatch):
     assert stems == ["overlaps-z-test", "overlaps-z-test-2", "overlaps-theta_of_lora-test"]
     assert {"one", "two"} <= set(words(painted["overlaps-z-test-2"]))
     assert {"5", "6", "shared basins · test split · plane of θ of lora"} <= set(words(painted["overlaps-theta_of_lora-test"]))
-
-
-def test_a_plane_is_known_by_what_is_marked_on_it():
-    one = surface()
-    moved = dataclasses.replace(one, marks=tuple(dataclasses.replace(mark, x=mark.x + 0.1) for mark in one.marks))
-    found = dataclasses.replace(one, marks=tuple(dataclasses.replace(m, x=m.x + 0.1) if m.kind == "found" else m for m in one.marks))
-    bare = {"marks": (Mark(name="centre", x=0.0, y=0.0, kind="centre"),)}
-    assert by_plane({"one": one, "found": found, "moved": moved}) == [{"one": one, "found": found}, {"moved": moved}]
-    for others in ({"split": "dev"}, {"space": "weights"}, {"x": 2 * one.x}, {"labels": ("b", "a")}, {"directions": np.eye(4)[1:3]}):
-        assert len(by_plane({"one": one, "other": dataclasses.replace(one, **others)})) == 2, others
-    # coordinates around a point are the same around every other
-    for space, planes in (("z", 1), ("weights", 2), ("θ of lora", 2)):
-        two = {name: dataclasses.replace(one, space=space, **bare) for name in ("one", "two")}
-        assert len(by_plane(two)) == planes, space
-    assert by_plane({}) == []
 
 
 def test_what_is_drawn_again_is_the_same(tmp_path):
