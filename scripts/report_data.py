@@ -212,7 +212,7 @@ class Study:
 
     def difference(self, stage: str, control: str) -> Number:
         """How far a stage is ahead of its control, task by task, as `subspace.scores` has it; unknown of fewer than three tasks."""
-        ours, theirs = self._scales(self.select(stage)), self._scales(self.select(stage, control))
+        ours, theirs = (self._scales(self.select(stage, name) or self.select("control", name)) for name in ("", control))
         centre, interval = scores.difference(ours, theirs)
         tasks = {r["task"] for r in ours if r["gain"] is not None} & {r["task"] for r in theirs if r["gain"] is not None}
         return Number(centre, *interval) if centre is not None and interval and len(tasks) >= 3 else Number()

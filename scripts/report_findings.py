@@ -1,7 +1,7 @@
 """What a study found, in words computed from its numbers, negative findings as plainly as positive ones.
 
-Two numbers differ when their intervals are apart, and transfer from its control when the interval of their difference task by task leaves out
-0; otherwise they "cannot be told apart", whatever their means say.
+A stage differs from its control when the interval of their difference, task by task, leaves out 0, and two other numbers when their
+intervals are apart; otherwise they "cannot be told apart", whatever their means say.
 """
 
 from __future__ import annotations
@@ -93,19 +93,20 @@ def _optimization(study: Study) -> list[Finding]:
     ):
         other = study.overall("optimization", control)
         if other.known:
-            found.append(Finding(*_compare("Optimization", tuned, what, other)))
+            found.append(Finding(*_compare("Optimization", tuned, what, other, study.difference("optimization", control))))
     return found
 
 
-def _compare(what: str, ours: Number, control: str, other: Number) -> tuple[Verdict, str]:
-    match ours.against(other):
+def _compare(what: str, ours: Number, control: str, other: Number, ahead: Number) -> tuple[Verdict, str]:
+    """In words, by how far it is ahead of its control task by task."""
+    match ahead.against(Number(0.0, 0.0, 0.0)):
         case "above":
-            return "for", f"{what} is above {control} ({other}); the intervals are apart."
+            return "for", f"{what} is above {control} ({other}): task by task by {ahead}."
         case "below":
-            return "against", f"{what} is BELOW {control} ({other}); the intervals are apart."
+            return "against", f"{what} is BELOW {control} ({other}): task by task by {ahead}."
         case "same":
-            return "against", f"{what} ({ours}) cannot be told apart from {control} ({other}): the intervals overlap."
-    return "open", f"{what} is {ours}, {control} {other}; intervals are missing, so nothing is concluded."
+            return "against", f"{what} ({ours}) cannot be told apart from {control} ({other}): task by task it is ahead by {ahead}."
+    return "open", f"{what} is {ours}, {control} {other}; there are too few tasks to compare them, so nothing is concluded."
 
 
 def _sharing(study: Study) -> list[Finding]:

@@ -150,6 +150,14 @@ def test_negative_findings_are_said(tmp_path):
     assert "On none of the 2 planes drawn is there a point where all types are near their best." in text
 
 
+def test_controls_are_compared_task_by_task(tmp_path):
+    """Also the best source, whose rows are of no stage."""
+    study = read_study(write_study(tmp_path / "s", planes=False))
+    texts = [f.text for f in findings(study) if f.verdict == "for"]
+    for control in ("a random basis", "the best single source", "the mean of the source"):
+        assert any(f"above {control}" in text and "task by task by" in text for text in texts), control
+
+
 def test_what_is_near_chance_or_flat_supports_nothing(tmp_path):
     study = read_study(write_study(tmp_path / "s", optimization=0.02, transfer=0.0, planes=False))
     texts = {f.text: f.verdict for f in findings(study, {"one": 0.99})}
