@@ -88,8 +88,9 @@ def _opening(study: Study) -> str:
 <p class="asked">{escape(asked)} {how}</p>
 <p class="headline {first.verdict}">{escape(first.text)}</p>
 <div class="tiles">{boxes}</div>
-<p class="asked">Scores are normalised: 0 is the majority answer (chance), 1 the full delta of the same type trained alone on the task; of several
-tasks, the sum of what is gained over the sum of what there is to gain. Brackets are 95% bootstrap intervals over tasks and seeds.</p></header>"""
+<p class="asked">Scores are normalised: 0 is the majority answer (chance), 1 the full delta of the same type trained alone on the task;
+of several tasks, the sum of what is gained over the sum of what there is to gain. Brackets are 95% bootstrap intervals over tasks and
+seeds.</p></header>"""
 
 
 def _findings(study: Study, areas: dict[str, Region]) -> str:
