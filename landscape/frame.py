@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -107,7 +107,7 @@ def _spanned(space: Space, spanned_by: Sequence[Any], through: Any) -> tuple[np.
     return origin, directions, dict(named), axes
 
 
-def _is_index(item: Any) -> bool:
+def _is_index(item: Any) -> TypeGuard[int]:
     return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
 
 

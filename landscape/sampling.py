@@ -113,7 +113,7 @@ def _range(values: np.ndarray) -> float:
 def filled(lattice: np.ndarray, values: np.ndarray, known: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The smooth and the plain interpolant at some points; NaN beside a hole."""
     from scipy.interpolate import LinearNDInterpolator, RBFInterpolator
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     good = known & np.isfinite(values)
     if good.sum() < 4:
@@ -124,7 +124,7 @@ def filled(lattice: np.ndarray, values: np.ndarray, known: np.ndarray, where: np
     plain = LinearNDInterpolator(at[good], values[good])(at[where])
     holes = known & ~good
     if holes.any():
-        nearest = cKDTree(at[known]).query(at[where])[1]
+        nearest = KDTree(at[known]).query(at[where])[1]
         smooth[holes[np.flatnonzero(known)[nearest]]] = np.nan
     return smooth, np.where(np.isfinite(plain), plain, smooth)
 

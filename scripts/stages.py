@@ -179,7 +179,7 @@ def seeds(run: Run, method: str, k: int) -> list[Job]:
     """The jobs in one subspace: every unseen task, with all seeds for the methods at the k of the tables, fewer elsewhere."""
     settings = run.study.optimization
     main = method in run.study.decomposition.methods and k == run.study.decomposition.tables
-    count = 1 if method.startswith("mean_only") else settings.seeds if main else settings.curve_seeds
+    count = 1 if method.startswith("mean_only") else settings.method_seeds.get(method, settings.seeds) if main else settings.curve_seeds
     return [Job(task, seed) for task in run.unseen() for seed in range(count)]
 
 

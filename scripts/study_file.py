@@ -90,10 +90,14 @@ class DecompositionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationSettings:
-    """Stage 2: how z is tuned, over how many `seeds` (the rest of the k curve and the controls use `curve_seeds`), from N(0, std²)."""
+    """Stage 2: how z is tuned, over how many `seeds` (the rest of the k curve and the controls use `curve_seeds`), from N(0, std²).
+
+    method_seeds: of some methods other numbers of seeds.
+    """
 
     training: Training = IN_SUBSPACE
     seeds: int = 3
+    method_seeds: dict[str, int] = field(default_factory=dict)
     curve_seeds: int = 1
     std: float = 0.02
 
@@ -161,4 +165,9 @@ def study_from(table: Mapping[str, Any]) -> Study:
         if not isinstance(fields, Mapping):
             raise InputError(f"expected a table [types.{label}], got {fields!r}; write its sizes below that heading")
     study.delta_types()
+    methods = study.decomposition.methods
+    for method, count in study.optimization.method_seeds.items():
+        if method not in methods or count < 1:
+            raise InputError(f"expected optimization.method_seeds of {', '.join(methods)}, 1 or more each, got {method} = {count}; mend "
+                             "that")
     return study

@@ -54,6 +54,7 @@ source_counts = [2]
 steps = 2
 [optimization]
 seeds = 2
+method_seeds = {{ refined = 1 }}
 [optimization.training]
 steps = 4
 batch_size = 4
@@ -111,6 +112,9 @@ def test_study_writes_everything(study):
     assert header == "stage,method,k,source,target,task,seed,control,metric,score,relative,normalised"
     assert {tuple(line.split(",")[1:3]) for line in lines if line.startswith("transfer")} == {
         ("joint_svd", "1"), ("joint_svd", "2"), ("gcca@layer", "2"), ("refined", "2"), ("joint_svd/2", "2")}
+    tuned = [line.split(",") for line in lines if line.startswith("optimization")]
+    assert {m: {row[6] for row in tuned if row[1] == m and row[2] == "2"} for m in ("gcca@layer", "refined")} == {
+        "gcca@layer": {"0", "1"}, "refined": {"0"}}
     controls = {line.split(",")[7] for line in lines}
     assert controls == {"", "full", "zero_shot", "chance", "mean_only", "random_basis", "shuffled", "best_source"}
     assert "<svg" in (out / "report.html").read_text() or "data:image/png" in (out / "report.html").read_text()
@@ -153,6 +157,7 @@ class TestBadInput:
         ("[types.lora]\nrank", "[types.lora]\nrnak", ("'rnak'", "did you mean 'rank'")),
         ("[types.prefix]", "[types.prefixx]", ("types.prefixx", "lora, adapter, prefix")),
         ("k = [1, 2]", "k = [1, 7]", ("k", "3 solutions")),
+        ("refined = 1", "pca = 1", ("method_seeds", "pca")),
         ('unseen = ["has_ba_too"]', 'unseen = ["has_ba"]', ("has_ba", "both")),
         ('unseen = ["has_ba_too"]', 'unseen = ["has_ba_tooo"]', ("has_ba_tooo", "has_ba_too")),
         ("steps = 4", 'steps = "four"', ("steps", "int")),
