@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from deltas.errors import InputError
 from landscape import panels
+from landscape.lettering import wrapped
 from landscape.region import refine
 from landscape.style import FAINT, INK, SOFT, STYLE, blank, colours, halo, strip, write
 from landscape.surface import Surface
@@ -167,8 +168,10 @@ def _scales(ax: Any, ground: _Ground) -> None:
         ticks = MaxNLocator(4).tick_values(ground.low, ground.high)
     ticks = ticks[(ticks >= ground.norm.vmin) & (ticks <= ground.norm.vmax)]
     ax.set_zticks(ground.heights(ticks), [f"{tick:g}" for tick in ticks])
-    ax.set_xlabel(panels.axis_name(surface, 0), fontsize=8, labelpad=-5)
-    ax.set_ylabel(panels.axis_name(surface, 1), fontsize=8, labelpad=-5)
+    for n, label in enumerate((ax.set_xlabel, ax.set_ylabel)):
+        name = panels.axis_name(surface, n)
+        words = name if name.startswith("$") else wrapped(name, 20)
+        label(words, fontsize=8, labelpad=-5 + 4 * words.count("\n"))
 
 
 def _walk(ax: Any, ground: _Ground, label: str) -> None:
