@@ -65,6 +65,7 @@ def join(
     curve: Curve | None = None,
     split: str = "test",
     rows: int | None = 64,
+    metric: str | None = None,
     parts: int = 8,
     points: int = 21,
     reading: Reading | None = None,
@@ -80,6 +81,7 @@ def join(
         first, second: from `code_end` or `theta_ends`, or any points.
         curve: None is the straight line.
         split, rows: the examples looked at: the first `rows` of the split, None for all.
+        metric: of the score; None is the task's own.
         parts: into how many parts of equal size the rows are cut; the intervals are over them.
         points: of t, evenly from 0 to 1.
         reading: how text becomes tokens; None is Reading().
@@ -94,7 +96,7 @@ def join(
         walk = landscape.join(ground, task, *ends, curve=landscape.Curve(bends=2), file="out/curve.safetensors")
         walk.barrier("lora")
     """
-    reading = reading or Reading()
+    reading, task = reading or Reading(), task.scored_by(metric)
     for end in (first, second):
         if np.shape(end.point) != (ground.size,):
             raise InputError(f"expected ends of {ground.size} numbers, got {end.name} of shape {np.shape(end.point)}; choose ends of this space")

@@ -177,6 +177,7 @@ def plane(
     resolution: int = 21,
     split: str = "test",
     rows: int | None = None,
+    metric: str | None = None,
     reading: Reading | None = None,
     labels: Sequence[str] | None = None,
     found: Mapping[str, Any] | None = None,
@@ -200,6 +201,7 @@ def plane(
             margin, or is 1 around directions whose lengths are normalised.
         resolution: points a side; the cost is types · resolution² evaluations.
         split, rows: the examples looked at: the first `rows` of the split, None for all.
+        metric: of the score; None is the task's own.
         reading: how text becomes tokens; None is Reading().
         labels: types to draw; None is all of the space.
         found: {name: z [k]}, solutions to mark; on a plane of θ {name: θ [size]}.
@@ -219,7 +221,7 @@ def plane(
     from deltas.tasks import Reading
     from landscape import steady
 
-    reading = Reading() if reading is None else reading
+    reading, task = Reading() if reading is None else reading, task if metric is None else task.scored_by(metric)
     exam = Exam.of(backbone, task, split, reading, rows)
     frame = frame_of(space, spanned_by=spanned_by, through=through, extent=extent, resolution=resolution, found=found, trails=trails)
 

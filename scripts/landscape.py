@@ -53,6 +53,8 @@ class Landscape(OnTasks):
     """Rows of planes and paths. Curves, curvature, eigenvectors and ways are of training rows."""
     rows: int | None = 64
     """Rows a point."""
+    metric: str | None = None
+    """Of the scores, for tasks that have it; not given: each task's own."""
     tolerance: float = 0.1
     """How far below its best a type may stay inside the region, as a part of it."""
     curves: tuple[Literal["bezier", "polygonal"], ...] = ("bezier",)

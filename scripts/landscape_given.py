@@ -129,6 +129,7 @@ def given_of(asked: Landscape) -> Given:
     where: Where = asked.where or ("theta" if space is None else "z")
     if where == "z" and space is None:
         raise InputError(f"expected a subspace or a study to move z of, got the bank {path}; decompose it first, or choose --where theta")
+    tasks = [task.scored_by(asked.metric) for task in tasks]
     labels = list(space.labels) if space is not None else bank.labels() if bank is not None else []
     through = asked.through or next(iter(labels), "")
     if through not in labels:

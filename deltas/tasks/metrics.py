@@ -154,6 +154,8 @@ def pearson(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 METRICS: dict[str, Metric] = {
     metric.__name__: metric for metric in (accuracy, classification_f1, exact_match, qa_f1, rouge_l, pearson, matthews)
 }
+OF_CLASSES = ("classification_f1", "matthews")
+"""Metrics of tasks whose answers are labels."""
 
 
 def check_metric(name: str, task: str) -> str:

@@ -3,12 +3,12 @@
 import functools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from deltas.errors import InputError
 from deltas.files import sha256
-from deltas.tasks.metrics import check_metric
+from deltas.tasks.metrics import METRICS, OF_CLASSES, check_metric
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -64,6 +64,21 @@ class Task:
                     f"expected every training answer of task {self.name} among its labels ({', '.join(self.labels)}), "
                     f"got {min(stray)!r}; complete the labels or leave them out"
                 )
+
+    def scored_by(self, metric: str | None) -> "Task":
+        """The task with another metric; None leaves its own.
+
+        Raises:
+            InputError: an unknown metric, or one that its answers do not have: a score of classes without labels, pearson of words.
+        """
+        if metric is None or check_metric(metric, self.name) == self.metric:
+            return self
+        if metric in OF_CLASSES and self.labels is None:
+            raise InputError(f"expected a metric that {self.name} has, got {metric}, which is of classes, and its answers are free text; choose "
+                             "exact_match, qa_f1 or rouge_l")
+        for split in SPLITS if metric == "pearson" else ():  # refuses answers that are no numbers
+            METRICS[metric](["0"] * len(self.split(split)), [example.answers for example in self.split(split)])
+        return replace(self, metric=metric)
 
     def split(self, name: str) -> tuple[Example, ...]:
         """The examples of "train", "dev" or "test"."""

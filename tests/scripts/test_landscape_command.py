@@ -78,12 +78,13 @@ def test_everything_around_points_of_z(made, tmp_path, monkeypatch):
 
 def test_leading_directions_of_a_subspace(made, tmp_path):
     """Of several tasks on one plane it is said whether they share a basin; figures have the format that was asked for."""
-    found = ran(made, tmp_path, "space", "--names", "has_ba", "always_maybe", "--suffix", "svg", "--resolution", "2", "--adaptive", "0.5")
+    found = ran(made, tmp_path, "space", "--names", "has_ba", "always_maybe", "--suffix", "svg", "--resolution", "2", "--adaptive", "0.5",
+                "--metric", "classification_f1")
     assert {(tuple(row["tasks"]), row["label"]) for row in found["overlaps"]} == {
         (("has_ba", "always_maybe"), label) for label in ("lora", "adapter", "all types")}
     assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} == {".svg", ".safetensors", ".json"}
     surface = Surface.load(tmp_path / "has_ba.safetensors")
-    assert surface.axes == ("z0", "z1")
+    assert (surface.axes, surface.metric) == (("z0", "z1"), "classification_f1")
     assert [mark.name for mark in surface.marks if mark.kind == "source"] == ["always_maybe 0", "first_word 0", "has_ba 0"]
 
 
@@ -159,6 +160,8 @@ class TestBadInput:
         ("space", ["--directions", "1", "1"], ("parallel",)),
         ("space", ["--adaptive", "0"], ("tolerance above 0",)),
         ("space", ["--found", "no.json"], ("found.json",)),
+        ("space", ["--metric", "accuraci"], ("among", "did you mean 'accuracy'")),
+        ("space", ["--metric", "pearson"], ("numbers", "choose another metric")),
     ])
     def test_one_sentence_and_nothing_begun(self, made, tmp_path, refuses, given, more, words):
         root, on = made

@@ -1,5 +1,7 @@
 """Metrics: laws that all share, then the cases in which each differs."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,3 +100,17 @@ def test_chance_is_the_training_majority():
     task = Task(name="t", train=rows("b", "b", "a"), dev=rows("a"), test=rows("b", "a", "a", "a"), metric="accuracy")
     assert chance(task, "dev") == 0
     assert chance(task, "test") == 0.25
+
+
+def test_a_task_takes_another_metric_that_its_answers_have(refused):
+    rows = (Example("x", ("a",)), Example("y", ("b",)))
+    task = Task(name="t", train=rows, dev=rows, test=rows, metric="accuracy", labels=("a", "b"))
+    assert task.scored_by(None) is task
+    assert task.scored_by("matthews").metric == "matthews"
+    assert task.scored_by("matthews").fingerprint != task.fingerprint
+    with refused("among", "'matthew'"):
+        task.scored_by("matthew")
+    with refused("numbers", "'a'"):
+        task.scored_by("pearson")
+    with refused("classification_f1", "free text"):
+        dataclasses.replace(task, labels=None).scored_by("classification_f1")
