@@ -148,6 +148,27 @@ def jobs(kept: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def landscapes(kept: dict[str, Any]) -> str:
+    """What planes cost against a plain PyTorch loop, what an adaptive map needs, and how foreign planes compare."""
+    settings, maps, foreign = kept["settings"], kept["map"], kept["foreign"]
+    lines = [f"**Landscapes** ({settings['backbone']}, {settings['rows']} rows a point, {settings['threads']} thread of "
+             f"{kept['machine']['processor'] or kept['machine']['device']}, median and range of {settings['rounds']} rounds in turn)", "",
+             "| a point of a plane where … moves | deltaspace | PyTorch loop | ratio | target |", "|---|---|---|---|---|"]
+    for one in kept["points"].values():
+        lines.append(f"| {one['moving']}; {ANSWERS[one['decode']]} | {one['seconds']['deltaspace']:.3g} s | {one['seconds']['PyTorch']:.3g} s | "
+                     f"{one['ratio']:.2f} [{one['ratio_range'][0]:.2f}, {one['ratio_range'][1]:.2f}] | ≥ {one['target']:g}"
+                     f"{'' if one['met'] else ', missed'} |")
+    each = "; ".join(f"{name} {one['share']:.0%}, off by {one['error']:.1%} at most and {one['error_mean']:.2%} on average"
+                     for name, one in maps["each"].items())
+    lines += ["", f"Evaluated for a map of {maps['side']} × {maps['side']} at 2% of the range, against the dense one: {each} (wanted: at most "
+              f"{maps['target']:.0%}).", "",
+              f"The same points as the package loss-landscapes {foreign['version']} draws have the same losses, to {foreign['difference']:.0e}."]
+    return "\n".join(lines)
+
+
+ANSWERS = {"generate": "loss and generated answers", "rank": "loss and ranked labels"}
+
+
 def write(readme: Path) -> None:
     """Put every kept study's table, and the benchmark's, between the marks."""
     text = readme.read_text(encoding="utf-8")
@@ -156,7 +177,7 @@ def write(readme: Path) -> None:
     studies = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
     tables = [table(kept) for kept in studies if "optimization" in kept] + [speed(kept) for kept in studies if "bench" in kept]
     tables += [types_table(kept) for kept in studies if "delta_types" in kept]
-    tables += [jobs(studies)]
+    tables += [jobs(studies), *(landscapes(kept) for kept in studies if "foreign" in kept)]
     body = "\n\n".join(tables)
     before, after = text.split(START)[0], text.split(END)[1]
     write_text(readme, f"{before}{START}\n\n{body}\n\n{END}{after}")
