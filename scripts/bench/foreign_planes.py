@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STEPS, ROWS = 4, 16
 """Points a side, even, and examples."""
-FAR, DISTANCE = 0.5, 1.0
+FAR, DISTANCE = 2.0, 0.25
 """How far the other two of three models are, as a share of ‖θ‖; and what the package calls the distance of a random plane."""
 
 

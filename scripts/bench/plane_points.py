@@ -4,11 +4,11 @@ Every point is looked at as `landscape.plane` does it: the loss over all rows, a
 W + α/r (A B)ᵀ into transformers' T5, so that a forward pass costs no more than without a delta, and reads each batch once for loss and answers.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
 import landscape
@@ -55,11 +55,20 @@ def against_pytorch(attached: Attached, theta: np.ndarray, task: "Task", reading
     surfaces = {name: surveyed(around, way) for name, way in ways.items()}
     apart = {what: max(float(np.abs(getattr(surface, what) - getattr(surfaces[OURS], what)).max()) for surface in surfaces.values())
              for what in ("loss", "score")}
-    seconds = interleaved({name: lambda way=way: surveyed(around, way) for name, way in ways.items()}, rounds)
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+
+    def run(name: str) -> None:
+        before = time.process_time()
+        surveyed(around, ways[name])
+        spent[name].append(time.process_time() - before)
+
+    seconds = interleaved({name: functools.partial(run, name) for name in ways}, rounds)
+    processor = {name: values[1:] for name, values in spent.items()}  # the first call is not timed
     loop: Any = ways[THEIRS]
-    found = compared(seconds, OURS, THEIRS, per=SIDE**2)
+    found, cpu = (compared(each, OURS, THEIRS, per=SIDE**2) for each in (seconds, processor))
     return found | {
         "loss_difference": apart["loss"], "score_difference": apart["score"], "first_point_seconds": round(first, 2),
+        "processor_time": {name: cpu[name] for name in ("ratio", "ratio_range", "seconds", "seconds_range")},
         "theirs_answers_share": round(loop.answers / loop.seconds, 3), "moving": "decoder" if decoder else "encoder and decoder",
         "losses": [float(f"{value:.4g}") for value in surfaces[OURS].loss.reshape(-1)], "points_a_call": SIDE**2,
         "against_encoder_kept": compared(seconds, OURS, KEPT, per=SIDE**2) if decoder else None,
@@ -175,7 +184,8 @@ class Loop:
         return torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(-1)
 
     def _generated(self, read: Any, batch: Mapping[str, Any], width: int) -> np.ndarray:
-        ids = self.model.generate(encoder_outputs=read, attention_mask=batch["attention_mask"], max_new_tokens=width, do_sample=False, num_beams=1)
+        options = {"max_new_tokens": width, "do_sample": False, "num_beams": 1}
+        ids = self.model.generate(encoder_outputs=read, attention_mask=batch["attention_mask"], **options)
         ids = ids[:, 1:].cpu().numpy()  # the first token opens every answer
         return np.pad(ids, [(0, 0), (0, width - ids.shape[1])], constant_values=self.attached.backbone.config.pad_token_id)
 
