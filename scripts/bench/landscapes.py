@@ -31,6 +31,8 @@ TARGETS = {"encoder and decoder": 1.0, "decoder": 3.0, "share": 0.25}
 """The least ratio theirs / ours by what moves, and the largest share of a map's points that are evaluated."""
 ERROR = 1e-4
 """The largest difference of two losses."""
+SHORT = (2, 4, 8, 16, 32, 64)
+"""Buckets of the map's rows: labels of two tokens are not padded to eight."""
 SIZE = 0.05
 """Of the random numbers that are a LoRA's factor B where no bank is given."""
 
@@ -58,7 +60,9 @@ class Landscapes:
     rows: int = 64
     """Test rows of the timed points."""
     map_rows: int = 16
-    """Test rows of a point of the map: labels are ranked, inputs are as long as the timed ones."""
+    """Test rows of a point of the map, where labels are ranked."""
+    map_input: int = 24
+    """Tokens kept of their inputs."""
     side: int = 41
     """Points a side of the map."""
     max_input: int = 64
@@ -87,7 +91,7 @@ class Landscapes:
         reading = deltas.Reading(max_input=self.max_input, max_target=16)
         ways: dict[str, Callable[[], Any]] = {
             "points": lambda: timed(attached, theta, task, reading, rounds=self.rounds, threads=self.threads, rows=self.rows, seed=self.seed),
-            "map": lambda: self.mapped(attached, theta, task, replace(reading, decode="rank")),
+            "map": lambda: self.mapped(attached, theta, task, replace(reading, decode="rank", max_input=self.map_input, buckets=SHORT)),
             "foreign": lambda: foreign(attached, theta, task, replace(reading, decode="rank"), self.threads, self.seed),
         }
         found, load = {}, {}
@@ -138,7 +142,7 @@ class Landscapes:
             print(name, f"{time.perf_counter() - start:.0f} s", json.dumps(planes[name]), flush=True)
         worst = summary(planes)
         return {**worst, "target": TARGETS["share"], "met": worst["share"] <= TARGETS["share"], "each": planes, "side": self.side,
-                "rows": self.map_rows, "decode": reading.decode}
+                "rows": self.map_rows, "tokens": self.map_input, "decode": reading.decode}
 
 
 def task_of(tasks: "Sequence[Task]") -> "Task":
@@ -160,6 +164,7 @@ def timed(attached: "Attached", theta: np.ndarray, task: "Task", reading: "Readi
         for decode in ("generate", "rank"):
             one = against_pytorch(attached, theta, task, replace(reading, decode=decode), decoder=decoder, **options)
             target = TARGETS[one["moving"]]
+            print(one["moving"], decode, one["ratio"], one["processor_time"]["ratio"], flush=True)
             found[f"{one['moving']}, {decode}"] = one | {"target": target, "met": one["ratio"] >= target and one["loss_difference"] <= ERROR}
     return found
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deltas import Task
 
 OURS, THEIRS, KEPT = "deltaspace", "PyTorch", "PyTorch, encoder kept"
-SIDE, EXTENT, AT_ONCE = 2, 0.5, 64
+SIDE, EXTENT, AT_ONCE = 2, 1.0, 64
 """Points a side of a timed plane, its half-width in filter-normalised directions, and rows a batch."""
 
 Points = Callable[[np.ndarray], Sequence[Score]]
