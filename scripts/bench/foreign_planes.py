@@ -70,7 +70,7 @@ def looked_at(losses: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------ ours
-def _losses(around: landscape.Around, exam: Exam, steps: int, extent: Any) -> np.ndarray:
+def _losses(around: Any, exam: Exam, steps: int, extent: Any) -> np.ndarray:
     """At steps 0 … m of both directions, [second, first]."""
 
     def both(label: str, thetas: np.ndarray) -> tuple[list[float], list[float]]:
@@ -116,7 +116,8 @@ def _normalised_apart(attached: Attached, theta: np.ndarray, normalise: Any, see
 def _interpolated(loop: Loop, three: Sequence[np.ndarray], steps: int) -> np.ndarray:
     import loss_landscapes
 
-    return loss_landscapes.planar_interpolation(*(_tunable(loop.attached, theta) for theta in three), _metric(loop), steps)
+    start, one, other = (_tunable(loop.attached, theta) for theta in three)
+    return loss_landscapes.planar_interpolation(start, one, other, _metric(loop), steps)
 
 
 def _random(loop: Loop, theta: np.ndarray, steps: int, seed: int) -> np.ndarray:
@@ -124,14 +125,16 @@ def _random(loop: Loop, theta: np.ndarray, steps: int, seed: int) -> np.ndarray:
     import torch
 
     torch.manual_seed(seed)
-    return loss_landscapes.random_plane(_tunable(loop.attached, theta), _metric(loop), DISTANCE, steps, "filter")
+    distance: Any = DISTANCE
+    return loss_landscapes.random_plane(_tunable(loop.attached, theta), _metric(loop), distance, steps, "filter")
 
 
 def _parameters(attached: Attached, theta: np.ndarray) -> list[Any]:
     """θ as PyTorch has its parameters, a filter a row."""
     import torch
 
-    return [torch.tensor(np.array(value).T.copy()) for value in attached.layout.unflatten(np.asarray(theta, np.float32)).values()]
+    vector: Any = np.asarray(theta, np.float32)
+    return [torch.tensor(np.array(value).T.copy()) for value in attached.layout.unflatten(vector).values()]
 
 
 def _vector(parameters: Sequence[Any]) -> np.ndarray:

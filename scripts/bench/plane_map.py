@@ -53,7 +53,7 @@ def against_dense(dense: landscape.Surface, tolerance: float = TOLERANCE) -> dic
         than the tolerance; `stated`, the error that the survey itself states; `score_error_mean`, in units of the score.
     """
     box = (dense.x[0], dense.x[-1], dense.y[0], dense.y[-1])
-    space = Drawn(dense)
+    space: Any = Drawn(dense)
     found = landscape.survey(space, space.evaluate, extent=tuple(map(float, box)), resolution=len(dense.x), adaptive=tolerance)
     return {label: _compared(dense, found, kind, tolerance) for kind, label in enumerate(dense.labels)}
 

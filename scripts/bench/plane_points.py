@@ -76,7 +76,7 @@ def against_pytorch(attached: Attached, theta: np.ndarray, task: "Task", reading
     }  # fmt: skip
 
 
-def surveyed(around: landscape.Around, evaluate: Points) -> landscape.Surface:
+def surveyed(around: Any, evaluate: Points) -> landscape.Surface:
     """The plane, as `landscape.plane` makes it of an evaluator."""
 
     def both(label: str, thetas: np.ndarray) -> tuple[list[float], list[float]]:
@@ -130,7 +130,7 @@ class Loop:
         for length, rows, valid in plans_of([exam], AT_ONCE)[0]:
             batch = batch_of(exam.encoded, rows[valid], length, width)
             self.batches.append((rows[valid], {name: originals.tensor(array).long() for name, array in batch.items()}))
-        self.labels = None
+        self.labels: list[Any] = []
         if exam.labels is not None:
             count = np.arange(len(exam.labels))
             labels = batch_of(exam.labels, count, 1, exam.labels.target_ids.shape[1])
@@ -150,7 +150,8 @@ class Loop:
         """Put the delta into the weights, in the place of the last one."""
         import torch
 
-        values = {name: originals.tensor(value) for name, value in self.attached.layout.unflatten(np.asarray(theta, np.float32)).items()}
+        vector: Any = np.asarray(theta, np.float32)
+        values = {name: originals.tensor(value) for name, value in self.attached.layout.unflatten(vector).items()}
         for name, (weight, before) in self.layers.items():
             torch.addmm(before, values[f"{name}.b"].T, values[f"{name}.a"].T, alpha=self.scale, out=weight)
 

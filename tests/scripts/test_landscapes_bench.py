@@ -1,6 +1,7 @@
 """The benchmark of landscapes: what a loop in PyTorch computes is what we compute, and the errors of a map are the true ones."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +27,14 @@ def dense(*functions, side=21, score=lambda x, y: x > 0):
 
 def test_the_errors_are_those_of_the_points_that_were_filled_in():
     surface = dense(lambda x, y: x**2 + np.sin(3 * y), lambda x, y: 5 + np.exp(x) * y)
-    space, asked = Drawn(surface), []
-    found = landscape.survey(space, lambda label, z: asked.append((label, len(z))) or space.evaluate(label, z), extent=(-1.0, 1.0, 0.0, 2.0),
-                             resolution=21, adaptive=0.02)
+    space: Any = Drawn(surface)
+    asked: list[tuple[str, int]] = []
+
+    def evaluate(label, z):
+        asked.append((label, len(z)))
+        return space.evaluate(label, z)
+
+    found = landscape.survey(space, evaluate, extent=(-1.0, 1.0, 0.0, 2.0), resolution=21, adaptive=0.02)
     result = against_dense(surface, 0.02)
     for kind, label in enumerate(surface.labels):
         one, known = result[label], found.known[kind]
