@@ -12,7 +12,7 @@ pytestmark = pytest.mark.parity
 def test_planes_are_those_of_loss_landscapes(backbone):
     """Through three models and along random directions normalised by filter: a LoRA on T5, in PyTorch and here."""
     pytest.importorskip("loss_landscapes")
-    from scripts.bench import foreign_planes, originals
+    from deltaspace.bench import foreign_planes, originals
 
     attached = deltas.Attached.of(backbone, deltas.LoRA(rank=2))
     theta = attached.theta0 + 0.3 * np.random.default_rng(0).standard_normal(attached.layout.size).astype(np.float32)

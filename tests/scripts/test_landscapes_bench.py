@@ -10,10 +10,10 @@ import toy
 import deltas
 import landscape
 from landscape import steady
-from scripts.bench import landscapes
-from scripts.bench.foreign_planes import looked_at
-from scripts.bench.plane_map import Drawn, against_dense, summary
-from scripts.bench.plane_points import plane_around
+from deltaspace.bench import landscapes
+from deltaspace.bench.foreign_planes import looked_at
+from deltaspace.bench.plane_map import Drawn, against_dense, summary
+from deltaspace.bench.plane_points import plane_around
 
 
 def dense(*functions, side=21, score=lambda x, y: x > 0):
@@ -120,7 +120,7 @@ def test_too_few_rounds_and_tasks_without_labels_are_refused(bench, refused):
 @pytest.mark.parametrize(("decoder", "decode"), [(False, "generate"), (True, "rank")], ids=["general, generated", "decoder, ranked"])
 def test_the_loop_in_pytorch_finds_the_same(backbone, decoder, decode):
     pytest.importorskip("torch")
-    from scripts.bench.plane_points import against_pytorch
+    from deltaspace.bench.plane_points import against_pytorch
 
     one = deltas.Attached.of(backbone, deltas.LoRA(rank=2))
     theta = one.theta0 + 0.3 * np.random.default_rng(0).standard_normal(one.layout.size).astype(np.float32)
