@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import toy
-
-import deltas
-import landscape
-from landscape import steady
 from deltaspace.bench import landscapes
 from deltaspace.bench.foreign_planes import looked_at
 from deltaspace.bench.plane_map import Drawn, against_dense, summary
 from deltaspace.bench.plane_points import plane_around
+
+import deltas
+import landscape
+from landscape import steady
 
 
 def dense(*functions, side=21, score=lambda x, y: x > 0):
