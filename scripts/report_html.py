@@ -14,8 +14,8 @@ CAPTIONS = {
     "tables. 0 is chance, 1 the full delta trained alone.",
     "curve-by-type": "The same for each type: through the type itself (optimization), and decoded as it (transfer from the others).",
     "sources": "Score against the number of source tasks that were decomposed, nested and drawn in one random order; bands are 95% intervals.",
-    "controls": "The method beside its controls. The shaded band is the method's own interval: a control whose interval reaches it "
-    "cannot be told apart from the method.",
+    "controls": "The method beside its controls. The shaded band is the method's own interval; tasks differ more than methods, so "
+    "whether they can be told apart is asked task by task, under what was found.",
     "matrix": "Row: the type z was tuned through; column: the type that runs it. The diagonal is optimization (no transfer). Normalised: "
     "0, white, is chance.",
     "spectrum": "Singular values of all types' solutions side by side against Gaussian blocks of the same size, and the energy they hold.",
