@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from deltas.files import write_text
 
 from .report_data import Number
-from .report_findings import Finding
+from .report_findings import VERDICTS, Finding
 from .report_html import figure_of, listed, num, table_of, td, value_of
 
 if TYPE_CHECKING:
     from subspace import Subspace
 
-VERDICTS = {"for": "supports", "against": "against", "open": "open", "note": "fact"}
 MEASURES = {"gram": "Gram matrices", "cosines": "cosines", "cka": "CKA, debiased", "plain_cka": "CKA, plain",
             "overlap": "principal angles, mean cos²"}
 CAPTIONS = {

@@ -24,7 +24,7 @@ SCALES, STAGES = ("normalised", "relative"), ("optimization", "transfer")
 def keep(folder: Path, name: str) -> None:
     """Copy what a study's or a benchmark's summary says, and the figure of a study's last plane, into the checkout."""
     summary = read_json(folder / "summary.json")
-    kept = summary if summary.keys() & {"bench", "delta_types"} else {key: summary[key] for key in KEPT if key in summary}
+    kept = summary if summary.keys() & {"bench", "delta_types", "kind"} else {key: summary[key] for key in KEPT if key in summary}
     write_json(HERE / "results" / f"{name}.json", kept)
     for figure in sorted((folder / "figures").glob("plane-*.png"))[-1:]:
         (HERE / "results" / "figures").mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,18 @@ def table(summary: dict[str, Any]) -> str:
         lines += ["", f"Correlation of the types' similarities between tasks, off the diagonal: {likeness}."]
     if summary["apart"]:
         lines += ["", f"Not in the means, since a full delta is less than 0.1 above chance on dev: {', '.join(summary['apart'])}."]
+    return "\n".join(lines)
+
+
+def experiment(summary: dict[str, Any]) -> str:
+    """An experiment of another system: what was found, its table, and what is claimed beside what was found."""
+    lines = [f"**{summary['title']}**. {summary['headline']}"]
+    if "table" in summary:
+        of = summary["table"]
+        lines += ["", f"| {' | '.join(of['heads'])} |", "|---" * len(of["heads"]) + "|", *(f"| {' | '.join(row)} |" for row in of["rows"])]
+        lines += ["", of["caption"]] if of["caption"] else []
+    if summary["claims"]:
+        lines += ["", "| claimed | found here | why |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in summary["claims"])]
     return "\n".join(lines)
 
 
@@ -178,6 +190,7 @@ def write(readme: Path) -> None:
     tables = [table(kept) for kept in studies if "optimization" in kept] + [speed(kept) for kept in studies if "bench" in kept]
     tables += [types_table(kept) for kept in studies if "delta_types" in kept]
     tables += [jobs(studies), *(landscapes(kept) for kept in studies if "foreign" in kept)]
+    tables += [experiment(kept) for kept in studies if "kind" in kept]
     body = "\n\n".join(tables)
     before, after = text.split(START)[0], text.split(END)[1]
     write_text(readme, f"{before}{START}\n\n{body}\n\n{END}{after}")

@@ -13,10 +13,9 @@ from landscape.region import Region, region
 
 from .report_data import CONTROLS, STAGES, Number, Study, read_study
 from .report_figures import surfaces
-from .report_findings import GROUP_NAMES, findings, headline
-from .report_html import CAPTIONS, clock, drawing, figure_of, interval_of, listed, mean_of, num, table_of, td, value_of
+from .report_findings import GROUP_NAMES, VERDICTS, findings, headline
+from .report_html import CAPTIONS, drawing, figure_of, interval_of, listed, mean_of, num, settings_of, table_of, td, value_of
 
-VERDICTS = {"for": "supports", "against": "against", "open": "open", "note": "fact"}
 CONTROL_NAMES = {
     "shuffled": "shuffled pairing", "random_basis": "random basis", "best_source": "best source",
     "mean_only": "mean only", "zero_shot": "zero-shot",
@@ -46,7 +45,8 @@ def write_report(folder: str | Path) -> Path:
     sections = [
         _opening(study), _findings(study, areas), _main_table(study, figures), _transfer(study, figures), _over_k(study, figures),
         _methods(study), _over_sources(study, figures),
-        _landscape(figures, areas), _space(figures), _apart(study), _tasks(study), _settings(study), _caveats(study), _cite(study),
+        _landscape(figures, areas), _space(figures), _apart(study), _tasks(study),
+        settings_of(_text(study), study.summary), _caveats(study), _cite(study),
     ]  # fmt: skip
     page = Template(Path(__file__).with_name("report_page.html").read_text(encoding="utf-8"))
     path = study.folder / "report.html"
@@ -279,29 +279,9 @@ def _tasks(study: Study) -> str:
     return f"<section><h2>Task by task</h2>{table}</section>"
 
 
-def _settings(study: Study) -> str:
-    text = study.settings or json.dumps(study.summary.get("study") or {}, indent=1, ensure_ascii=False, default=str)
-    seconds = {k: float(v) for k, v in (study.summary.get("seconds") or {}).items() if isinstance(v, (int, float))}
-    versions = study.summary.get("versions") or {}
-    parts = []
-    if seconds:
-        total, most = sum(seconds.values()), max(*seconds.values(), 1e-9)
-        rows = []
-        for stage, s in seconds.items():
-            part = f"<rect width='{max(1.0, 160 * s / most):.0f}' height='10' rx='2' fill='var(--soft)'/>"
-            drawn = f"<td class='words'><svg width='160' height='10' aria-hidden='true'>{part}</svg></td>"
-            rows.append(f"<tr>{td(stage, words=True)}<td data-v='{s:.3f}'>{clock(s)}</td>{drawn}</tr>")
-        parts.append(f"<div><h3>Time: {clock(total)}</h3>{table_of(['stage', 'time', ''], rows)}</div>")
-    if versions:
-        pairs = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in versions.items())
-        parts.append(f"<div><h3>Versions</h3><dl>{pairs}</dl></div>")
-    body = f'<div class="pair">{"".join(parts)}</div>' if parts else ""
-    file = (
-        f"<details{' open' if text.count(chr(10)) < 40 else ''}><summary>study.toml</summary><pre>{escape(text)}</pre></details>"
-        if text.strip("{}\n ")
-        else ""
-    )
-    return f"<section><h2>Settings</h2>{file}{body}</section>" if file or body else ""
+def _text(study: Study) -> str:
+    """The study file, or what the summary says of the study where there is none."""
+    return study.settings or json.dumps(study.summary.get("study") or {}, indent=1, ensure_ascii=False, default=str)
 
 
 def _caveats(study: Study) -> str:

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 from .report_data import Number, Study
 
 Verdict = Literal["for", "against", "open", "note"]
+VERDICTS: dict[Verdict, str] = {"for": "supports", "against": "against", "open": "open", "note": "fact"}
+"""In a word, on the page."""
 
 
 class Finding(NamedTuple):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from .report_data import Number
 
@@ -94,3 +95,28 @@ def figure_of(figures: dict[str, Path], name: str, caption: str | None = None) -
     width = round(0.58 * int.from_bytes(raw[16:20], "big"))  # of the PNG's header: text in all figures gets one size
     data = base64.b64encode(raw).decode()
     return f'<figure><img width="{width}" alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
+
+
+def settings_of(text: str, summary: Mapping[str, Any]) -> str:
+    """A section with the study file, the seconds of each stage and the versions, as far as they are known."""
+    seconds = {k: float(v) for k, v in (summary.get("seconds") or {}).items() if isinstance(v, (int, float))}
+    versions = summary.get("versions") or {}
+    parts = []
+    if seconds:
+        total, most = sum(seconds.values()), max(*seconds.values(), 1e-9)
+        rows = []
+        for stage, s in seconds.items():
+            part = f"<rect width='{max(1.0, 160 * s / most):.0f}' height='10' rx='2' fill='var(--soft)'/>"
+            drawn = f"<td class='words'><svg width='160' height='10' aria-hidden='true'>{part}</svg></td>"
+            rows.append(f"<tr>{td(stage, words=True)}<td data-v='{s:.3f}'>{clock(s)}</td>{drawn}</tr>")
+        parts.append(f"<div><h3>Time: {clock(total)}</h3>{table_of(['stage', 'time', ''], rows)}</div>")
+    if versions:
+        pairs = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in versions.items())
+        parts.append(f"<div><h3>Versions</h3><dl>{pairs}</dl></div>")
+    body = f'<div class="pair">{"".join(parts)}</div>' if parts else ""
+    file = (
+        f"<details{' open' if text.count(chr(10)) < 40 else ''}><summary>study.toml</summary><pre>{escape(text)}</pre></details>"
+        if text.strip("{}\n ")
+        else ""
+    )
+    return f"<section><h2>Settings</h2>{file}{body}</section>" if file or body else ""

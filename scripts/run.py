@@ -1,7 +1,6 @@
 """A study under way: what its file names, its folder, the rows of its table, and the results of stages that are kept."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,10 +10,10 @@ from typing import Any
 import deltas
 from deltas.bank import Bank
 from deltas.evaluation import Exam
-from deltas.files import read_json, sha256, write_json
 from deltas.functional import Attached
 from deltas.tasks import Task
 
+from .experiment import kept
 from .options import load_tasks
 from .progress import Bars
 from .study_file import Study
@@ -118,11 +117,6 @@ class Run:
 
     def kept(self, name: str, key: Any, make: Callable[[], Any]) -> Any:
         """The JSON value of a stage from its file, where that was made from the same `key`; otherwise made now and stored."""
-        path, mark = self.out / "stages" / f"{name}.json", sha256(json.dumps(key, default=str, sort_keys=True))
-        if path.is_file() and (stored := read_json(path)).get("key") == mark:
-            return stored["value"]
-        value = make()
-        write_json(path, {"key": mark, "value": value})
-        return value
+        return kept(self.out, name, key, make)
 
 

@@ -74,6 +74,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise InputError(f"expected a list at {where}, got {value!r}; put it in brackets")
         return tuple(_value(args[0], v, where) for v in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and hint in (int, float, str, bool) and (type(value) is not hint):

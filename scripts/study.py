@@ -1,7 +1,5 @@
 """`deltaspace study`: everything from solutions to a report, from one file."""
 
-import csv
-import io
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -20,7 +18,7 @@ class StudyCommand:
     """Run the study in a TOML file: train, decompose, optimize, transfer, landscapes, report. Run again, it goes on where it stopped."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The study file."""
+    """The study file, or the name of one that comes with the package, such as combinability"""
     out: Path
     """The study's folder: study.toml, bank/, subspace/, results.csv, summary.json, report.html, figures/."""
     cpu_devices: int | None = None
@@ -28,13 +26,25 @@ class StudyCommand:
 
     def run(self) -> None:
         """Read the file, run the study, print where the report is."""
-        run_study(self.file.read_text(encoding="utf-8") if self.file.is_file() else _missing(self.file), self.out, self.cpu_devices)
+        from .kinds import experiment_of
+        from .settings import parse_toml
 
+        text = self.text()
+        if "kind" in (table := parse_toml(text, "the study file")):
+            experiment_of(table, self.out, self.cpu_devices).run()
+        else:
+            run_study(text, self.out, self.cpu_devices)
 
-def _missing(path: Path) -> str:
-    from deltas.errors import InputError
+    def text(self) -> str:
+        """What the study file says."""
+        from deltas.errors import InputError
 
-    raise InputError(f"expected a study file at {path}, got nothing there; check the path")
+        from .kinds import packaged
+
+        path = self.file if self.file.is_file() else packaged(str(self.file))
+        if path is None:
+            raise InputError(f"expected a study file at {self.file}, got nothing there; check the path")
+        return path.read_text(encoding="utf-8")
 
 
 def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str, Any]:
@@ -47,6 +57,7 @@ def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str,
     from subspace import scores
 
     from . import stages
+    from .experiment import table
     from .progress import Bars
     from .report import write_report
     from .report_data import read_study
@@ -68,7 +79,7 @@ def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str,
     regions = stages.planes(run, spaces[method, k])
     with run.bars.stage("report", 1):
         rows, summary = scores.summarise(run.rows, dev=stages.full_dev(run), k=k, method=method, groups=_groups(run), seed=study.seed)
-        write_text(out / "results.csv", _csv(rows))
+        write_text(out / "results.csv", table(rows, COLUMNS))
         summary |= {"study": {"name": study.name, "k": k, "method": method}, "seconds": run.bars.seconds, "versions": versions(),
                     "regions": regions, "failed": run.bank.failed(), "spaces": {f"{m}-k{n}": s.describe() for (m, n), s in spaces.items()},
                     "sources": len(run.pairs()), "source_tasks": len({task for task, _ in run.pairs()}),
@@ -100,14 +111,6 @@ def _same_solutions(study: "Study", out: Path) -> None:
         if attrgetter(name)(before) != attrgetter(name)(study):
             raise InputError(f"expected the [{name}] settings that {out} was begun with, got others; give the study a new --out, or "
                              "delete that folder")
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if line.get(name) is None else line[name] for name in COLUMNS} for line in rows)
-    return text.getvalue()
 
 
 def _closing(summary: dict[str, Any], page: Path) -> str:

@@ -4,9 +4,21 @@ from pathlib import Path
 
 import deltaspace
 import pytest
+from deltaspace.kinds import KINDS, experiment_of
+from deltaspace.settings import read_toml
 from deltaspace.study_file import read_study
 
-FILES = sorted(Path(deltaspace.__file__).parent.glob("**/*.toml"))
+EVERY = sorted(Path(deltaspace.__file__).parent.glob("**/*.toml"))
+FILES = [path for path in EVERY if "kind" not in read_toml(path)]
+
+
+@pytest.mark.parametrize("path", sorted(set(EVERY) - set(FILES)), ids=lambda path: path.stem)
+def test_a_shipped_experiment_is_one_that_can_run(path, tmp_path):
+    assert callable(experiment_of(read_toml(path), tmp_path, None).run)
+
+
+def test_every_kind_of_experiment_has_a_study_file():
+    assert {read_toml(path)["kind"] for path in set(EVERY) - set(FILES)} == set(KINDS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
