@@ -39,6 +39,8 @@ from deltas.types import (
     Adapter,
     Arbitrary,
     BitFit,
+    CalibratedLoRA,
+    CalibratedPrefix,
     Compacter,
     DeltaType,
     Full,
@@ -51,8 +53,8 @@ from deltas.types import (
 from deltas.verbalizer import answers
 
 __all__ = [
-    "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "Compacter", "Delta", "DeltaType", "Full", "InputError",
-    "Layout", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "answers",
+    "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "CalibratedLoRA", "CalibratedPrefix", "Compacter", "Delta",
+    "DeltaType", "Full", "InputError", "Layout", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "answers",
     "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_adapterhub", "load_backbone", "load_checkpoint",
     "load_peft", "load_solution", "load_tasks", "merge", "merged", "read_unplaced", "save_peft", "save_solution", "sites", "train", "unmerge",
 ]

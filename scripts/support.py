@@ -11,7 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from deltas.files import write_text
-from deltas.types import IA3, Adapter, Arbitrary, BitFit, Compacter, DeltaType, Full, LoRA, LowRankAdapter, Prefix, Prompt, Together
+from deltas.types import (
+    IA3,
+    Adapter,
+    Arbitrary,
+    BitFit,
+    CalibratedLoRA,
+    CalibratedPrefix,
+    Compacter,
+    DeltaType,
+    Full,
+    LoRA,
+    LowRankAdapter,
+    Prefix,
+    Prompt,
+    Together,
+)
 
 PAGE = Path(__file__).parent.parent / "deltas" / "types" / "SUPPORT.md"
 FAMILIES = {"t5": "T5", "bart": "BART", "bert": "BERT", "headless": "BERT without a head", "roberta": "RoBERTa", "gpt2": "GPT-2",
@@ -59,6 +74,8 @@ ROWS: dict[str, Row] = {row.config.label: row for row in (
     Row(config=Full(), merges=True),
     Row(config=Full(sites=("re:.*norm",), label="norms"), merges=True),
     Row(config=Arbitrary(budget=900, structure=2, rank=2, bottleneck=3, length=3), identity=False),
+    Row(config=CalibratedLoRA(rank=2), merges=True),
+    Row(config=CalibratedPrefix(length=3), identity=False),
     Row(config=Together(parts=(LoRA(rank=2), Adapter(bottleneck=3), Prefix(length=3))), identity=False),
 )}
 """The rows by label."""

@@ -7,6 +7,7 @@ A site keeps an ordered table of attached parts, empty at first, so attaching ne
     output    what leaves a linear, norm or sublayer site, y ← part.output(x, y);
     joined    what a sublayer is about to add to the residual stream, y ← part.joined(y, residual, norm);
     rows      keys and values to the left of position 0 of an attention site;
+    reweigh   the attention that its rows get, w ← part.reweigh(w);
     tokens    embedded tokens before the first of a stack's entry, and how many positions the others move.
 
 Each hook runs through the parts in the order of attaching. Attaching adds an entry and detaching deletes it, in any order; what remains is
@@ -52,6 +53,10 @@ class Part(nnx.Module):
     def rows(self) -> tuple[jax.Array, jax.Array] | None:
         """Keys and values [P, heads, head_dim] put before the first position, or None."""
         return None
+
+    def reweigh(self, own: jax.Array) -> jax.Array:
+        """The weights [B, heads, S, P] that its rows are mixed with, from those that the softmax over all rows and tokens gave them."""
+        return own
 
     def tokens(self) -> jax.Array | None:
         """Embedded tokens [P, d] put before the first token, or None."""

@@ -10,6 +10,7 @@ bitfit           y' = y + b                                                     
 ia3              y' = l ⊙ y, or (l ⊙ x) W                                       at linear maps
 full             W' = W + ΔW                                                    at all weights
 arbitrary        groups of all of these, as many as a budget pays for           everywhere
+calibrated_lora, calibrated_prefix                                              as fast as an adapter, for continual learning
 together         several types as one                                           at the sites of each
 
 h is the sublayer's output, its input, or the normed residual stream after it: see `adapter`.
@@ -23,6 +24,7 @@ from deltas.types.adapter import Adapter
 from deltas.types.arbitrary import Arbitrary
 from deltas.types.base import DeltaType
 from deltas.types.bitfit import BitFit
+from deltas.types.calibrated import CalibratedLoRA, CalibratedPrefix
 from deltas.types.compacter import Compacter
 from deltas.types.foreign import Foreign
 from deltas.types.full import Full
@@ -34,7 +36,8 @@ from deltas.types.prompt import Prompt
 from deltas.types.together import Together
 
 TYPES: dict[str, type[DeltaType]] = {cls.name: cls for cls in (
-    LoRA, Adapter, Prefix, Prompt, BitFit, IA3, LowRankAdapter, Compacter, Full, Arbitrary, Together)}
+    LoRA, Adapter, Prefix, Prompt, BitFit, IA3, LowRankAdapter, Compacter, Full, Arbitrary, CalibratedLoRA, CalibratedPrefix,
+    Together)}
 KEPT: dict[str, type[DeltaType]] = {Foreign.name: Foreign}
 """Types that are kept in files and decomposed, and are never attached or trained."""
 
@@ -49,6 +52,6 @@ def delta_type(fields: Mapping[str, Any]) -> DeltaType:
 
 
 __all__ = [
-    "IA3", "KEPT", "TYPES", "Adapter", "Arbitrary", "BitFit", "Compacter", "DeltaType", "Foreign", "Full", "LoRA", "LowRankAdapter", "Prefix",
-    "Prompt", "Together", "delta_type",
+    "IA3", "KEPT", "TYPES", "Adapter", "Arbitrary", "BitFit", "CalibratedLoRA", "CalibratedPrefix", "Compacter", "DeltaType", "Foreign", "Full",
+    "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Together", "delta_type",
 ]
