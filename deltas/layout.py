@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deltas.errors import InputError
 
@@ -47,14 +48,15 @@ class Layout:
                                  "use the layout that was saved with the vector")
         return jnp.concatenate([jnp.ravel(jnp.asarray(parameters[n])).astype(jnp.float32) for n in self.names])
 
-    def unflatten(self, theta: jax.Array) -> dict[str, jax.Array]:
-        """The parameters by name from θ [..., D]; leading axes are kept."""
+    def unflatten(self, theta: Any) -> dict[str, Any]:
+        """The parameters by name from θ [..., D], an array of JAX or of numpy; leading axes are kept."""
         if theta.shape[-1] != self.size:
             raise InputError(f"expected a vector of {self.size} numbers, got {theta.shape[-1]}; use the layout saved with it")
-        return {
-            name: theta[..., start : start + math.prod(shape)].reshape(*theta.shape[:-1], *shape)
-            for name, shape, start in zip(self.names, self.shapes, self.offsets, strict=True)
-        }
+        if isinstance(theta, jax.Array):  # not slices: the gradient of each would be a vector of D numbers, nearly all of them 0
+            parts = jax.lax.split(theta, [math.prod(shape) for shape in self.shapes], axis=theta.ndim - 1)
+        else:
+            parts = np.split(theta, self.offsets[1:], axis=-1)
+        return {name: part.reshape(*theta.shape[:-1], *shape) for name, shape, part in zip(self.names, self.shapes, parts, strict=True)}
 
     def to_json(self) -> list[list[Any]]:
         """[[name, shape], …] in order."""

@@ -4,6 +4,7 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,6 +48,17 @@ def test_leading_axes_are_kept():
     whole, vmapped = layout.unflatten(thetas), jax.vmap(jax.vmap(layout.unflatten))(thetas)
     assert {n: v.shape for n, v in whole.items()} == {"p.0": (2, 5, 2, 3), "p.1": (2, 5), "p.2": (2, 5, 4)}
     jax.tree.map(np.testing.assert_array_equal, whole, vmapped)
+
+
+def test_the_gradient_is_put_together_once():
+    """And not summed from a vector of D numbers for every parameter: that is what full fine-tuning would spend its time and memory on."""
+    layout = layout_of([(2, 3), (), (4,)])
+    slope = jax.grad(lambda theta: sum(jnp.sum(p**2) for p in layout.unflatten(theta).values()))
+    theta = jnp.arange(11.0)
+    np.testing.assert_array_equal(slope(theta), 2 * theta)
+    used = {str(e.primitive) for e in jax.make_jaxpr(slope)(theta).jaxpr.eqns}
+    assert "concatenate" in used
+    assert "pad" not in used
 
 
 def test_refusals(refused):
