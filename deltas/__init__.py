@@ -54,7 +54,8 @@ from deltas.verbalizer import answers
 
 __all__ = [
     "IA3", "Adapter", "Arbitrary", "Attached", "Backbone", "Bank", "BitFit", "CalibratedLoRA", "CalibratedPrefix", "Compacter", "Delta",
-    "DeltaType", "Full", "InputError", "Layout", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task", "Together", "Training", "answers",
-    "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_adapterhub", "load_backbone", "load_checkpoint",
-    "load_peft", "load_solution", "load_tasks", "merge", "merged", "read_unplaced", "save_peft", "save_solution", "sites", "train", "unmerge",
+    "DeltaType", "Full", "InputError", "Layout", "LoRA", "LowRankAdapter", "Prefix", "Prompt", "Reading", "Score", "Solution", "Task",
+    "Together", "Training", "answers", "attach", "attached_from", "carrying", "detach", "evaluate", "gym", "inspect", "load_adapterhub",
+    "load_backbone", "load_checkpoint", "load_peft", "load_solution", "load_tasks", "merge", "merged", "read_unplaced", "save_peft",
+    "save_solution", "sites", "train", "unmerge",
 ]

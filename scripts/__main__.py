@@ -8,6 +8,7 @@ import tyro
 
 from .bench_command import Bench
 from .compress import Compress
+from .continual import Continual
 from .convert import Convert
 from .decompose import Decompose
 from .demo import Demo
@@ -35,6 +36,7 @@ Commands = (
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Extend, tyro.conf.subcommand("extend")]
     | Annotated[Compress, tyro.conf.subcommand("compress")]
+    | Annotated[Continual, tyro.conf.subcommand("continual")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from deltas.backbones.sites import Part, Site
+from deltas.backbones.sites import Part, Site, reweighed
 from deltas.errors import InputError
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -237,18 +237,6 @@ class Attention(Site):
         k = self.split(self.k(source))
         return (k if self.rotary is None or at is None else self.rotary(k, at)), self.split(self.v(source))
 
-    def reweighed(self, weights: jax.Array) -> jax.Array:
-        """Attention weights [B, heads, S, P + K] after every attached part, each at its own rows: those of the first attached come first."""
-        first = 0
-        for part in self.parts():
-            if (rows := part.rows()) is None:
-                continue
-            last = first + rows[0].shape[0]
-            if type(part).reweigh is not Part.reweigh:
-                weights = weights.at[..., first:last].set(part.reweigh(weights[..., first:last]))
-            first = last
-        return weights
-
     def __call__(
         self,
         x: jax.Array,
@@ -279,7 +267,7 @@ class Attention(Site):
         if bias is not None and from_ is not None:
             scores = scores + bias(from_, key_at).astype(jnp.float32)
         scores = jnp.where(mask[:, None], scores, NEGATIVE)
-        weights = drop(self.reweighed(jax.nn.softmax(scores, axis=-1)).astype(v.dtype), dropout)
+        weights = drop(reweighed(self.parts(), jax.nn.softmax(scores, axis=-1)).astype(v.dtype), dropout)
         mixed = jnp.einsum("bhsk,bkhd->bshd", weights, v)
         return self.through(x, self.o(mixed.reshape(*mixed.shape[:2], -1)))
 

@@ -14,7 +14,7 @@ Each hook runs through the parts in the order of attaching. Attaching adds an en
 exactly what was there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import jax
@@ -81,6 +81,17 @@ class Part(nnx.Module):
         if type(self).weights is Part.weights:
             raise InputError(f"expected a delta that is a change of weights, to merge it, got {type(self).__name__}; keep it attached")
         return self.weights(own)
+
+
+def reweighed(parts: Sequence[Part], weights: jax.Array) -> jax.Array:
+    """Attention weights [B, heads, S, P (+ K)] after every part, each at its own rows: those of the first part come first."""
+    first = 0
+    for part in parts if any(type(part).reweigh is not Part.reweigh for part in parts) else ():
+        if (rows := part.rows()) is not None:
+            last = first + rows[0].shape[0]
+            weights = weights.at[..., first:last].set(part.reweigh(weights[..., first:last]))
+            first = last
+    return weights
 
 
 class Merged(nnx.Module):

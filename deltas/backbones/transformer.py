@@ -176,6 +176,13 @@ class Transformer(nnx.Module):
             x = block.feed_forward(block.after(block.attn, block.attn_norm, x, y, dropout), dropout)
         return self.close("encoder", x, dropout)
 
+    def hidden(self, input_ids: jax.Array, attention_mask: jax.Array, *, dropout: Dropout | None = None) -> jax.Array:
+        """The last hidden states [B, S, d] of the tokens themselves: those of the encoder, or of a decoder alone."""
+        alone = self.config.kind == "decoder"
+        found = (self._read(input_ids, attention_mask, dropout)[1] if alone else
+                 self.encode(input_ids, attention_mask, dropout=dropout))
+        return found[:, -input_ids.shape[1]:]
+
     def _at(self, stack: str, at: jax.Array) -> jax.Array:
         """The positions of tokens that stand at `at` where nothing is attached."""
         shift = getattr(self, f"{stack}_input").shift()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from deltas.backbones.sites import Norm, Part, Site, Weights
+from deltas.backbones.sites import Norm, Part, Site, Weights, reweighed
 from deltas.errors import InputError
 from deltas.files import sha256
 from deltas.types.base import DeltaType, Probe
@@ -95,6 +95,10 @@ class Chain(Part):
         """All rows, those of the first part furthest left."""
         rows = [found for part in self.each() if (found := part.rows()) is not None]
         return (jnp.concatenate([keys for keys, _ in rows]), jnp.concatenate([values for _, values in rows])) if rows else None
+
+    def reweigh(self, own: jax.Array) -> jax.Array:
+        """Each part's rows as that part weighs them."""
+        return reweighed(self.each(), own)
 
     def tokens(self) -> jax.Array | None:
         """All tokens, those of the first part furthest left."""
