@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -37,7 +38,7 @@ def draw_accuracy_matrices(
     with mpl.rc_context(STYLE):
         figure = sheet(side * len(columns) + 1.3, side * len(rows) + (0.8 if title else 0.6))
         axes = figure.subplots(len(rows), len(columns), squeeze=False)
-        image = None
+        image: Any = None
         for i, row in enumerate(rows):
             for j, column in enumerate(columns):
                 ax, matrix = axes[i][j], matrices.get((row, column))

@@ -80,7 +80,7 @@ def named_classes(tasks: Listed[Task], min_rows: int = 1) -> dict[str, tuple[Tas
 
 def in_order(names: Listed[str], per_step: int, seed: int) -> Sequence:
     """The classes in the order of a seed, `per_step` a step; the last step has what is left, a single class that is left joins it."""
-    order = [names[i] for i in np.random.default_rng([seed, 6]).permutation(len(names))]
+    order = [names[int(i)] for i in np.random.default_rng([seed, 6]).permutation(len(names))]
     steps = [tuple(order[first : first + per_step]) for first in range(0, len(order), per_step)]
     if len(steps) > 1 and len(steps[-1]) == 1 < per_step:  # nothing is told apart within one class
         steps[-2:] = [steps[-2] + steps[-1]]

@@ -66,7 +66,7 @@ def test_what_is_written(done):
     out, _, _ = done
     summary, rows = read_json(out / "summary.json"), list(csv.DictReader((out / "results.csv").open()))
     assert summary["classes"] == ["left0", "first:yes", "left1", "second:yes"]
-    assert sorted(sum(summary["sequences"]["1"], [])) == sorted(summary["classes"])
+    assert sorted(name for step in summary["sequences"]["1"] for name in step) == sorted(summary["classes"])
     assert {(row["method"], row["seed"]) for row in rows} >= {(m, s) for m in (LAE, SEQUENTIAL, JOINT, HEAD, CHANCE) for s in "12"}
     for method, found in summary["types"]["lora"].items():
         ours = [float(row["last"]) for row in rows if row["method"] == method]

@@ -82,7 +82,7 @@ def test_starts():
     lora = single.with_delta(single.linear(), CalibratedLoRA(), seed=None)
     close(lora(X), single.linear()(X))
     assert single.numbers(lora.attached["calibrated_lora"])["scale"] == 1.0
-    drawn = single.numbers(single.with_delta(single.attention(kv_heads=single.HEADS), CalibratedPrefix(start="normal", std=0.5, length=40), seed=None)
-                           .attached["calibrated_prefix"])
+    wide = CalibratedPrefix(start="normal", std=0.5, length=40)
+    drawn = single.numbers(single.with_delta(single.attention(kv_heads=single.HEADS), wide, seed=None).attached[wide.label])
     assert np.std(drawn["keys"]) == pytest.approx(0.5, rel=0.2)
     assert not np.array_equal(drawn["keys"], drawn["values"])

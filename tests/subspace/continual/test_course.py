@@ -62,7 +62,8 @@ def test_the_offline_delta_follows_at_every_update_even_of_a_frozen_one(setting)
     np.testing.assert_allclose(after.offline[0], np.asarray(before.online) + 0.5**4, rtol=1e-5)  # β⁴ of the distance of 1 is left
     np.testing.assert_array_equal(after.offline[1], before.offline[1])
     moved = one_step(setting, 3)[1]  # by the last update alone
-    np.testing.assert_allclose(moved.offline[0], 0.5 * (np.asarray(before.online) + 0.5**3) + 0.5 * np.asarray(moved.online), rtol=1e-4, atol=1e-6)
+    expected = 0.5 * (np.asarray(before.online) + 0.5**3) + 0.5 * np.asarray(moved.online)
+    np.testing.assert_allclose(moved.offline[0], expected, rtol=1e-4, atol=1e-6)
     assert not np.array_equal(moved.online, before.online)
 
 
