@@ -103,7 +103,7 @@ class Conduct:
             raise InputError(f"expected a subspace of {wanted}, got {part.config} in {self.settings.space}; train its bank with these settings")
 
     def attach(self, name: str, plain: bool = False) -> deltas.Attached:
-        """The backbone with a type, once; at the θ0 of the subspace where there is one."""
+        """The backbone with a type, once; at the θ0 of the subspace where there is one. Prefixes start from texts without their classes."""
         if (name, plain) not in self.attached:
             config = self.config(name, plain)
             text = [example.input for task in self.tasks for example in task.train[:2]]

@@ -8,6 +8,7 @@ decompositions   joint_svd (missing: where some solutions are), gcca, pca, autoe
                  controls: mean_only, random_basis (fastfood), shuffled
 choosing k       choosing, validation, stability, similarity, maps; remembered: Gram matrices asked for often
 working in it    optimize (several: types at once), gradient_free, few_shot, warm_start, transfer, merging (rules), project, export
+one after another continual: classes learned step by step (a package of its own)
 growing          growth: newcomers; compression: a bank as bases and codes
 scores           relative and chance-normalised scores with bootstrap intervals
 inspection       what a subspace holds, for `deltas.inspect`
