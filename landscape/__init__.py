@@ -76,12 +76,12 @@ _FIGURES = {
 __all__ = [
     "Around", "Average", "Bending", "Curve", "Density", "Eigen", "End", "Estimate", "Ground", "Mark", "Matrix", "Measures", "Objective",
     "Overlap", "Path", "Profile", "Region", "Rows", "Sampled", "Section", "Surface", "Traced", "Trail", "Trajectory", "Walk", "Worst",
-    "adaptive", "agreement", "angles", "average_case", "bars", "bend", "by_plane", "change_of_weights", "code_end", "combined",
-    "connected", "curve", "draw_blocks", "draw_combined", "draw_densities", "draw_eigenvalues", "draw_gains", "draw_map", "draw_multiples",
-    "draw_overlap", "draw_overlaps", "draw_page", "draw_profiles", "draw_relief", "draw_sharpness", "draw_weights", "eigenvalues", "gauss_newton", "hessian", "in_theta",
-    "in_weights", "in_z", "join", "matrix", "matrix_of", "of_trajectory", "overlaps", "plane", "plot", "profile", "random_directions",
-    "reconstruction", "redraw", "region", "score_curves", "seen_codes", "shared_directions", "side_by_side", "similarities", "spectra",
-    "spectral_density", "spectrum", "straight", "survey", "theta_ends", "trace", "worst_case",
+    "adaptive", "agreement", "angles", "average_case", "bars", "bend", "by_plane", "change_of_weights", "code_end", "combined", "connected",
+    "curve", "draw_blocks", "draw_combined", "draw_densities", "draw_eigenvalues", "draw_gains", "draw_map", "draw_multiples", "draw_overlap",
+    "draw_overlaps", "draw_page", "draw_profiles", "draw_relief", "draw_sharpness", "draw_weights", "eigenvalues", "gauss_newton", "hessian",
+    "in_theta", "in_weights", "in_z", "join", "matrix", "matrix_of", "of_trajectory", "overlaps", "plane", "plot", "profile",
+    "random_directions", "reconstruction", "redraw", "region", "score_curves", "seen_codes", "shared_directions", "side_by_side", "similarities",
+    "spectra", "spectral_density", "spectrum", "straight", "survey", "theta_ends", "trace", "worst_case",
 ]  # fmt: skip
 
 

@@ -24,12 +24,12 @@ def draw_weights(
     """A heat map a method, all on one scale from 0.
 
     Args:
-        matrices: {method: weights}; NaN, where a source takes no part, is grey.
+        matrices: {method: weights}; NaN, where a source takes no part, is grey, and a negative weight is drawn as 0.
     """
     shape = (len(targets), len(sources))
     if not matrices or any(np.shape(m) != shape for m in matrices.values()):
-        raise InputError(f"expected weights {list(shape)} of targets and sources, got {[list(np.shape(m)) for m in matrices.values()]}; give one "
-                         "matrix a method")
+        raise InputError(f"expected weights {list(shape)} of targets and sources, got {[list(np.shape(m)) for m in matrices.values()]}; give "
+                         "one matrix a method")
     most = max(float(np.nanmax(np.abs(m), initial=1e-9)) for m in matrices.values())
     columns = min(ACROSS, len(matrices))
     lines = -(-len(matrices) // columns)
@@ -79,7 +79,9 @@ def draw_gains(gains: Mapping[str, Mapping[str, Estimate | None]], path: str | P
         return write(figure, path)
 
 
-def draw_blocks(series: Mapping[str, Mapping[str, Estimate | None]], path: str | Path, *, ylabel: str = "Spearman's ρ with the dev loss") -> Path:
+def draw_blocks(
+    series: Mapping[str, Mapping[str, Estimate | None]], path: str | Path, *, ylabel: str = "Spearman's ρ with the dev loss"
+) -> Path:
     """A number a block, in the order of the blocks.
 
     Args:

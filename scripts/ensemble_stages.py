@@ -1,4 +1,4 @@
-"""What `deltaspace ensemble` computes: of every target and draw of its few rows the scores of the sources, weights, starts and tuned solutions."""
+"""What `deltaspace ensemble` computes: of every target and draw of its few rows scores of the sources, weights, starts, tuned solutions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +23,7 @@ from subspace.sources import Sources
 from .ensemble import Ensemble
 from .experiment import Experiment
 from .options import parse_type
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Ensembling:

@@ -17,7 +17,6 @@ from jaxtyping import Float64
 
 from deltas.attach import attach, sites
 from deltas.backbones.sites import Part
-from deltas.evaluation import Exam
 from deltas.functional import Attached
 from deltas.layout import Layout
 from subspace.rows import Given, as_rows
