@@ -55,7 +55,9 @@ class Ensemble(OnTasks):
     learned_steps: int = 40
     """Updates of the weights of `learned`."""
     shots: int = 64
-    """Training rows of a target, and dev rows."""
+    """Training rows of a target."""
+    dev_rows: int | None = None
+    """Dev rows of a target, by which sources are judged and steps are chosen; as many as training rows where not given."""
     seeds: int = 2
     """Draws of those rows."""
     steps: int = 40
@@ -111,7 +113,7 @@ class Ensemble(OnTasks):
         """Refuse settings that cannot be."""
         from deltas.errors import InputError, at_least_one
 
-        at_least_one(self, "ensemble's", "source_steps", "tau_sources", "k", "learned_steps", "shots", "seeds", "steps", "batch_size",
+        at_least_one(self, "ensemble's", "source_steps", "tau_sources", "k", "learned_steps", "shots", "dev_rows", "seeds", "steps", "batch_size",
                      "evaluate_every", "probe_steps", "grand_batches", "test_rows")
         for name in (*self.methods, *self.products):
             if name not in METHODS:

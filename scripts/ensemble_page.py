@@ -195,8 +195,8 @@ def _page(setup: Ensembling, rows: Sequence[Mapping[str, Any]], methods: Mapping
     lines += [["trained on all rows (not a start)", number(None), number(_mean(full), interval(full)), number(None), number(None), number(None)],
               ["chance", number(_mean(chance)), number(None), number(None), number(None), number(None)]]
     caption = (f"Points (0 to 100) of the tasks' metrics on test rows; {len(setup.targets)} targets, {settings.seeds} draw(s) of "
-               f"{settings.shots} training and as many dev rows, 95% intervals over targets and draws; %: gain over random init in per cent of "
-               "its mean. Gains are of tuned scores.")
+               f"{settings.shots} training and {settings.dev_rows or settings.shots} dev rows, 95% intervals over targets and draws; %: gain over "
+               "random init in per cent of its mean. Gains are of tuned scores.")
     better = {"above": "beats", "below": "is below", "same": "cannot be told apart from", "unknown": "was measured once against"}
     against = [(base, chosen.get(f"over_{base}")) for base in ("random", "uniform") if chosen.get(f"over_{base}")]
     said = "; ".join(f"it {better[_verdict(entry)]} {NAMES[base]} by {_told(entry)}" if _verdict(entry) != "same" else

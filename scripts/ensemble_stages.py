@@ -106,7 +106,8 @@ class Ensembling:
     def job(self, target: str, seed: int) -> Job:
         """Few-shot training on a draw of the target's rows."""
         if (target, seed) not in self.jobs:
-            self.jobs[target, seed] = Job(subspace.few_shot(self.tasks[target], self.settings.shots, seed, dev=True), seed)
+            task = subspace.few_shot(self.tasks[target], self.settings.shots, seed, dev=True)
+            self.jobs[target, seed] = Job(replace(task, dev=task.dev[: self.settings.dev_rows]), seed)
         return self.jobs[target, seed]
 
     def dev(self, target: str, seed: int) -> Exam:
