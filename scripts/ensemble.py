@@ -9,6 +9,8 @@ import tyro
 from .options import OnTasks, load_tasks, parse_type, use_devices
 
 if TYPE_CHECKING:
+    from deltas import Bank
+
     from .ensemble_stages import Ensembling
 
 SCORED = ("loss", "kl", "el2n", "cosine", "grand", "weight_cosine", "drift", "dev_gain")
@@ -97,7 +99,7 @@ class Ensemble(OnTasks):
 
         bank = None if self.bank is None else Bank(self.bank)
         label = parse_type(self.type).label if bank is None else self.label_of(bank)
-        if "product" in (self.space, *("product" for _ in self.products)):
+        if self.space == "product" or self.products:
             can_be_products(parse_type(self.type) if bank is None else bank.start(label).config)
         names = list(self.names) or (sorted({task for task, _ in bank.pairs([label])}) if bank is not None else [])
         sources = load_tasks(self.tasks, names)
@@ -113,8 +115,8 @@ class Ensemble(OnTasks):
         """Refuse settings that cannot be."""
         from deltas.errors import InputError, at_least_one
 
-        at_least_one(self, "ensemble's", "source_steps", "tau_sources", "k", "learned_steps", "shots", "dev_rows", "seeds", "steps", "batch_size",
-                     "evaluate_every", "probe_steps", "grand_batches", "test_rows")
+        at_least_one(self, "ensemble's", "source_steps", "tau_sources", "k", "learned_steps", "shots", "dev_rows", "seeds", "steps",
+                     "batch_size", "evaluate_every", "probe_steps", "grand_batches", "test_rows")
         for name in (*self.methods, *self.products):
             if name not in METHODS:
                 raise InputError(f"expected methods among {', '.join(METHODS)}, got {name!r}; choose of these")
@@ -126,12 +128,10 @@ class Ensemble(OnTasks):
         if self.tau is None and not self.taus:
             raise InputError("expected temperatures to choose among, got none; give --taus, or one --tau")
 
-    def label_of(self, bank: "object") -> str:
+    def label_of(self, bank: "Bank") -> str:
         """The type to ensemble."""
-        from deltas import Bank
         from deltas.errors import InputError
 
-        assert isinstance(bank, Bank)
         labels = bank.labels()
         if self.label is None and len(labels) != 1:
             raise InputError(f"expected sources of one delta type to average, got a bank of {' and '.join(labels) or 'none'}; name one with "
@@ -140,12 +140,11 @@ class Ensemble(OnTasks):
         bank.start(label)
         return label
 
-    def check_tasks(self, sources: "list[str]", known: "list[str]", bank: "object", label: str) -> None:
+    def check_tasks(self, sources: list[str], known: list[str], bank: "Bank | None", label: str) -> None:
         """Refuse sources without a solution, a shared space too large for them, and categories of tasks that take no part."""
-        from deltas import Bank
         from deltas.errors import InputError
 
-        if isinstance(bank, Bank):
+        if bank is not None:
             there = {task for task, _ in bank.pairs([label])}
             if missing := [name for name in sources if name not in there]:
                 raise InputError(f"expected a solution of {label} for every source, got none of {missing[0]} in {bank.path}; train it first")

@@ -73,17 +73,19 @@ def _methods(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         entry: dict[str, Any] = {"start": _entry(start), "score": _entry(score), "dev": _mean(_by(rows, name, "dev"))}
         for base in ("random", "uniform"):
             if base != name and (other := _by(rows, base, "score")):
-                entry[f"over_{base}"] = _entry(less(score, other)) | {"relative": _relative(score, other)}
+                entry[f"over_{base}"] = _entry(less(score, other)) | _relative(score, other)
                 entry[f"start_over_{base}"] = _entry(less(start, _by(rows, base, "start")))
         found[name] = entry
     return found
 
 
-def _relative(values: Values, others: Values) -> float | None:
-    """The gain in per cent of the other mean."""
-    below = _mean({target: others[target] for target in values if target in others})
-    gain = _mean(less(values, others))
-    return None if not below or gain is None else 100 * gain / below
+def _relative(values: Values, others: Values) -> dict[str, Any]:
+    """The gain in per cent of the other mean, and its interval."""
+    gain, below = less(values, others), {target: others[target] for target in values if target in others}
+    if not (mean := _mean(below)):
+        return {"relative": None, "relative_interval": None}
+    bounds = interval(gain, over=below)
+    return {"relative": 100 * (_mean(gain) or 0.0) / mean, "relative_interval": bounds and [100 * bound for bound in bounds]}
 
 
 def _taus(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
@@ -171,6 +173,10 @@ def _cell(entry: Mapping[str, Any] | None) -> Number:
     return number(None) if entry is None else number(entry["mean"], entry["interval"])
 
 
+def _percent(entry: Mapping[str, Any] | None) -> Number:
+    return number(None) if entry is None else number(entry["relative"], entry["relative_interval"])
+
+
 def _verdict(entry: Mapping[str, Any] | None) -> str:
     """above, below or same as 0, by the interval; unknown without one."""
     if not entry or not entry["interval"]:
@@ -182,35 +188,40 @@ def _verdict(entry: Mapping[str, Any] | None) -> str:
 def _told(entry: Mapping[str, Any] | None) -> str:
     if not entry or entry["mean"] is None:
         return "not measured"
-    share = "" if entry.get("relative") is None else f" ({entry['relative']:+.1f} %)".replace("-", "−")
+    share = "" if entry.get("relative") is None else f", {number(entry['relative'], entry['relative_interval'])} % of its mean"
     return f"{_cell(entry)} points{share}"
 
 
 def _page(setup: Ensembling, rows: Sequence[Mapping[str, Any]], methods: Mapping[str, Any], blocks: Mapping[str, Any], best: str) -> Page:
     settings, chosen = setup.settings, methods[best]
-    heads = ["method", "start, untuned", "after few-shot training", "gain over random init", "gain over uniform mean", "%"]
-    lines = [[label_of(name), _cell(entry["start"]), _cell(entry["score"]), _cell(entry.get("over_random")), _cell(entry.get("over_uniform")),
-              number((entry.get("over_random") or {}).get("relative"))] for name, entry in methods.items()]
+    heads = ["method", "start, untuned", "after few-shot training", "gain over random init", "gain over uniform mean", "over random init, %"]
+    lines = [[label_of(name), *(_cell(entry.get(column)) for column in ("start", "score", "over_random", "over_uniform")),
+              _percent(entry.get("over_random"))] for name, entry in methods.items()]
     full, chance = _by(rows, "random", "full"), _by(rows, "random", "chance")
-    lines += [["trained on all rows (not a start)", number(None), number(_mean(full), interval(full)), number(None), number(None), number(None)],
-              ["chance", number(_mean(chance)), number(None), number(None), number(None), number(None)]]
+    none = number(None)
+    lines += [["trained on all rows (not a start)", none, number(_mean(full), interval(full)), none, none, none],
+              ["chance", number(_mean(chance)), none, none, none, none]]
     caption = (f"Points (0 to 100) of the tasks' metrics on test rows; {len(setup.targets)} targets, {settings.seeds} draw(s) of "
-               f"{settings.shots} training and {settings.dev_rows or settings.shots} dev rows, 95% intervals over targets and draws; %: gain over "
-               "random init in per cent of its mean. Gains are of tuned scores.")
-    better = {"above": "beats", "below": "is below", "same": "cannot be told apart from", "unknown": "was measured once against"}
-    against = [(base, chosen.get(f"over_{base}")) for base in ("random", "uniform") if chosen.get(f"over_{base}")]
-    said = "; ".join(f"it {better[_verdict(entry)]} {NAMES[base]} by {_told(entry)}" if _verdict(entry) != "same" else
-                     f"it cannot be told apart from {NAMES[base]}: {_told(entry)}" for base, entry in against)
-    verdicts = {_verdict(entry) for _, entry in against}
-    headline = Finding("for" if verdicts == {"above"} else "against" if "below" in verdicts else "open",
-                       f"After few-shot training the start that is best on dev rows is that by {label_of(best)}: {said}.")
-    page = Page(
+               f"{settings.shots} training and {settings.dev_rows or settings.shots} dev rows, 95% intervals over targets and draws; gains are "
+               "of tuned scores, % of the mean of random init.")
+    headline = _headline(chosen, best)
+    return Page(
         title="Weight ensembling", headline=headline, main=Main(heads=heads, rows=lines, caption=caption), source=PAPER,
         asked="A new task with few rows, and many source solutions of one delta type: does training from a weighted mean of them beat training "
         "from a random start, and do weights by nearness beat equal ones?",
         findings=_findings(methods, blocks), claims=_claims(chosen, best, settings),
         sections=_sections(setup, rows), caveats=_caveats(setup))
-    return page
+
+
+def _headline(chosen: Mapping[str, Any], best: str) -> Finding:
+    """How the start that is best on dev rows compares with the two baselines."""
+    against = [(base, chosen[f"over_{base}"]) for base in ("random", "uniform") if f"over_{base}" in chosen]
+    said = {"above": "it beats {}: {}", "below": "it is below {}: {}", "same": "it cannot be told apart from {}: {}",
+            "unknown": "against {}, without an interval: {}"}
+    told = "; ".join(said[_verdict(entry)].format(NAMES[base], _told(entry)) for base, entry in against)
+    verdicts = {_verdict(entry) for _, entry in against}
+    return Finding("for" if verdicts == {"above"} else "against" if "below" in verdicts else "open",
+                   f"After few-shot training the start that is best on dev rows is by {label_of(best)}; {told}.")
 
 
 def _findings(methods: Mapping[str, Any], blocks: Mapping[str, Any]) -> list[Finding]:

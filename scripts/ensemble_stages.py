@@ -14,7 +14,7 @@ import subspace
 from deltas import Attached, Backbone, Bank, Reading, Solution, Task, Training
 from deltas.evaluation import Exam, evaluate_each
 from deltas.tasks import chance
-from deltas.training import attached_from, begin
+from deltas.training import attached_from
 from deltas.tuning import Job, Outcome, tune
 from subspace import ensembling
 from subspace.rows import Rows
@@ -59,7 +59,7 @@ class Ensembling:
             bank = Bank(settings.bank)
         attached = attached_from(bank, backbone, label)
         few = Bank(settings.out / "few", create=True)
-        begin(few, backbone, attached.config) if few.labels() else few.add_start(attached)
+        few.add_start(attached)
         pairs = {task: min(seed for name, seed in bank.pairs([label]) if name == task) for task in names}
         gathered = subspace.gather(bank, [label], list(pairs.items()))
         return cls(settings=settings, made=made, attached=attached, bank=bank, few=few, sources=gathered,
