@@ -99,6 +99,7 @@ def draw_blocks(
                 bars = np.concatenate([value.bars for value in values], axis=1)
                 ax.errorbar(at, [value.value for value in values], yerr=bars, fmt="os^D"[n % 4], linestyle="-", color=OKABE_ITO[n % 8],
                             markersize=4.5, linewidth=1.2, elinewidth=0.9, label=name)
+        ax.set_xlim(-0.5, len(blocks) - 0.5)
         ax.set_xticks(range(len(blocks)), blocks, rotation=30 if len(blocks) > 6 else 0, color=SOFT)
         ax.set_ylabel(ylabel)
         figure.legend(loc="outside upper left", ncols=2)

@@ -126,12 +126,10 @@ def _blocks(setup: Ensembling) -> dict[str, dict[str, Any]]:
 def matrices(setup: Ensembling, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """By method that weighs by scores or by gradient the weights [targets, sources], mean over seeds; NaN where the source is the target."""
     found = {}
-    for name in dict.fromkeys(row["name"] for row in rows if row["weights"] and row["space"] != "code"):
-        if name in ("uniform", "category"):
-            continue
+    for name in dict.fromkeys(row["method"] for row in rows if row["weights"] and row["method"] not in ("uniform", "category", "code")):
         sums = np.full((len(setup.targets), len(setup.names)), np.nan)
         for i, target in enumerate(setup.targets):
-            given = [row["weights"] for row in rows if row["name"] == name and row["target"] == target]
+            given = [row["weights"] for row in rows if row["method"] == name and row["target"] == target]
             for j, source in enumerate(setup.names):
                 if source != target:
                     sums[i, j] = np.mean([weights[source] for weights in given])
@@ -235,7 +233,7 @@ def _findings(methods: Mapping[str, Any], blocks: Mapping[str, Any]) -> list[Fin
                                  f"{_list(groups['same'])}."))
     for what, label in (("block", "GraNd of one block alone"), ("hidden", "The cosine of one block's hidden states")):
         values = {block: kinds[what] for block, kinds in blocks.items() if what in kinds}
-        if values:
+        if len(values) > 1:
             top = max(values, key=lambda block: values[block]["mean"])
             low = min(values, key=lambda block: values[block]["mean"])
             found.append(Finding("note", f"{label} orders the sources most as the dev loss does in {top} (Spearman's ρ {_cell(values[top])}), "
