@@ -12,6 +12,7 @@ from .continual import Continual
 from .convert import Convert
 from .decompose import Decompose
 from .demo import Demo
+from .ensemble import Ensemble
 from .export import Export
 from .extend import Extend
 from .inspect import Inspect
@@ -31,6 +32,7 @@ Commands = (
     | Annotated[Optimize, tyro.conf.subcommand("optimize")]
     | Annotated[Transfer, tyro.conf.subcommand("transfer")]
     | Annotated[Landscape, tyro.conf.subcommand("landscape")]
+    | Annotated[Ensemble, tyro.conf.subcommand("ensemble")]
     | Annotated[Project, tyro.conf.subcommand("project")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]

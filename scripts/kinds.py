@@ -10,6 +10,7 @@ from typing import Any
 
 KINDS: dict[str, tuple[str, str]] = {
     "continual": (".continual", "Continual"),
+    "ensemble": (".ensemble", "Ensemble"),
 }
 """kind → module and class: a dataclass of settings with `out: Path` and `run()`."""
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from landscape import Estimate, courses, draw_accuracy_matrices, draw_accuracy_steps
+from landscape import Estimate, accuracies, draw_accuracy_matrices, draw_accuracy_steps
 
 
 @pytest.fixture
 def drawn(monkeypatch) -> dict[str, Figure]:
     kept: dict[str, Figure] = {}
-    monkeypatch.setattr(courses, "write", lambda figure, path: kept.update(figure=figure) or path)
+    monkeypatch.setattr(accuracies, "write", lambda figure, path: kept.update(figure=figure) or path)
     return kept
 
 
