@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-KINDS: dict[str, tuple[str, str]] = {}
+KINDS: dict[str, tuple[str, str]] = {
+    "performance": (".presets.performance", "Performance"),
+    "convergence": (".presets.convergence", "Convergence"),
+    "combinability": (".presets.combinability", "Combinability"),
+    "transferability": (".presets.transferability", "Transferability"),
+}
 """kind → module and class: a dataclass of settings with `out: Path` and `run()`."""
 
 
