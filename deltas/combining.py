@@ -89,5 +89,5 @@ def rates(layout: Layout, parts: Mapping[str, float]) -> Float[np.ndarray, " D"]
 def _types(attached: Attached) -> tuple[DeltaType, ...]:
     config = attached.config
     if not isinstance(config, Together):
-        raise InputError(f"expected parts that are a together each, got {config.label} of type {config.name}; attach Together(parts=({config.label},))")
+        raise InputError(f"expected parts that are a together each, got {config.label} of type {config.name}; put it into a Together")
     return config.parts

@@ -41,6 +41,6 @@ def mean_height(steps: Sequence[float], scores: Sequence[float]) -> float:
 def _checked(steps: Sequence[float], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     t, s = np.asarray(steps, float), np.asarray(scores, float)
     if t.shape != s.shape or t.ndim != 1 or len(t) < 2 or not (np.diff(t) > 0).all():
-        raise InputError(f"expected at least two looks at rising steps with a score each, got {len(t)} steps and {len(s)} scores; give both of one "
-                         "history")
+        raise InputError(f"expected at least two looks at rising steps with a score each, got {len(t)} steps and {len(s)} scores; give both of "
+                         "one history")
     return t, s

@@ -40,18 +40,18 @@ def dots(
     with mpl.rc_context(STYLE):
         figure = sheet(6.6, 0.3 * len(rows) + 1.2)
         ax = figure.add_subplot()
-        for name, value in (references or {}).items():
+        for n, (name, value) in enumerate((references or {}).items()):
             ax.axvline(value, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-            ax.annotate(name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points", ha="center",
+            ax.annotate(name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3 + 9 * n), textcoords="offset points", ha="center",
                         fontsize=7.5, color=SOFT)
         _tasks(ax, rows, points, tasks)
         _series(ax, rows, series)
         for n, row in enumerate(rows[1:], 1):
             if groups and groups.get(row) != groups.get(rows[n - 1]):
                 ax.axhline(n - 0.5, color=FAINT, linewidth=0.9)
-        for row in {groups[row]: row for row in reversed(rows) if row in groups}.values() if groups else ():
-            ax.annotate(groups[row], (1, rows.index(row)), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points", va="center",
-                        fontsize=8, color=SOFT, annotation_clip=False)
+        for group, row in {groups[row]: row for row in reversed(rows) if row in groups}.items() if groups else ():
+            ax.annotate(group, (1, rows.index(row)), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+                        va="center", fontsize=8, color=SOFT, annotation_clip=False)
         ax.set_yticks(range(len(rows)), rows, color=INK)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)

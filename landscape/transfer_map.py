@@ -46,17 +46,17 @@ def transfer_map(
     shown, names, kinds = values[places][:, places], [tasks[i] for i in places], [kinds[i] for i in places]
     look = looks(categories, tasks)
     many, side = len(look) > 1, max(2.4, CELL * n)
-    margin = 0.062 * max(map(len, names)) + 0.3
+    margin, below = 0.062 * max(map(len, names)) + 0.3, 0.055 * max(map(len, names)) + 0.3
     most = max(float(np.nanmax(np.abs(shown), initial=0.0)), 1e-9)
     with mpl.rc_context(STYLE):
-        width, height = margin + side + 1.0 + 1.1 * many, margin + side + (0.35 if title else 0.1)
+        width, height = margin + side + 1.0 + 1.1 * many, below + side + (0.35 if title else 0.1)
         figure = sheet(width, height)
         figure.set_layout_engine("none")  # fixed places, in inches: a layout engine would shrink the names
 
         def axes(left: float, low: float, wide: float, high: float) -> Axes:
             return figure.add_axes((left / width, low / height, wide / width, high / height))
 
-        ax = axes(margin, margin, side, side)
+        ax = axes(margin, below, side, side)
         image: Any = ax.imshow(shown, cmap=SHADE, norm=Normalize(-most, most), aspect="auto", interpolation="nearest")
         mark_categories(ax, kinds)
         name_rows(ax, names, [look[kind] for kind in kinds] if many else None, side, 7.0)
@@ -69,12 +69,12 @@ def transfer_map(
         if n <= NUMBERED:
             _numbers(ax, shown, most)
         ax.set_xlabel("run on")
-        figure.text(0.02 / width, (margin + side / 2) / height, "trained on", rotation=90, va="center", fontsize=9)
-        bar = figure.colorbar(image, cax=axes(margin + side + 0.12, margin, 0.1, min(side, 2.6)))
+        figure.text(0.02 / width, (below + side / 2) / height, "trained on", rotation=90, va="center", fontsize=9)
+        bar = figure.colorbar(image, cax=axes(margin + side + 0.12, below, 0.1, min(side, 2.6)))
         bar.set_label(colour_label)
         bar.outline.set_visible(False)  # type: ignore[union-attr]
         if many:
-            figure.legend(handles=legend_of(look), loc="upper left", bbox_to_anchor=((margin + side + 0.8) / width, (margin + side) / height),
+            figure.legend(handles=legend_of(look), loc="upper left", bbox_to_anchor=((margin + side + 0.8) / width, (below + side) / height),
                           borderaxespad=0, handletextpad=0.2)
         if title:
             figure.text(0.03 / width, 1 - 0.16 / height, title, fontweight="bold", fontsize=10, va="center")

@@ -1,6 +1,7 @@
 """Which of several methods is better, task by task: mean ranks, differences with intervals, and an order that is claimed."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def difference(ours: Scores, theirs: Scores, seed: int = 0) -> Difference:
 def neighbours(order: Sequence[str], methods: Mapping[str, Scores], seed: int = 0) -> dict[tuple[str, str], Difference]:
     """(better, worse) → the difference, of each two that follow one another in a claimed order; methods that are missing are passed over."""
     known = [name for name in order if name in methods]
-    return {pair: difference(methods[pair[0]], methods[pair[1]], seed) for pair in zip(known, known[1:], strict=False)}
+    return {pair: difference(methods[pair[0]], methods[pair[1]], seed) for pair in pairwise(known)}
 
 
 def _common(methods: Mapping[str, Scores]) -> list[str]:

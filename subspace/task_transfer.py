@@ -97,7 +97,7 @@ def inside_and_across(values: Float[np.ndarray, "seeds T T"], tasks: Sequence[st
         raise InputError(f"expected values [seeds, {n}, {n}] of the {n} tasks, got shape {values.shape}; give a source × target matrix a seed")
     own = same_category(tasks, categories)
     other = ~own & ~np.eye(n, dtype=bool)
-    both = own.any(axis=0) & other.any(axis=0)
+    both = np.asarray(own.any(axis=0) & other.any(axis=0))
     if not both.any():
         raise InputError("expected a category with two tasks beside another category, got none; group the tasks otherwise")
     inside, across = (_by_target(values, pairs, tasks, both) for pairs in (own, other))

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .common import Preset
 from .combining import COLUMNS, Combined, combine
+from .common import Preset
 
 if TYPE_CHECKING:
     from deltas import Reading

@@ -109,6 +109,9 @@ class Combiner:
 
     def solve(self, way: Way, task: Task, seed: int) -> None:
         """Train one combination on a task and store it with its scores."""
+        from dataclasses import replace
+
+        import jax.numpy as jnp
         import numpy as np
 
         from deltas.bank import Solution
@@ -116,14 +119,15 @@ class Combiner:
         from deltas.evaluation import evaluate_each
         from deltas.tuning import Job, tune
 
-        attached, moving, training = self.of(way[1]), self.moving(way, task, seed), self.ground.training
+        attached, moving = self.of(way[1]), self.moving(way, task, seed)
+        training = replace(self.ground.training, learning_rates={})  # of the parts they are in `moving`
         outcome = next(iter(tune(attached, [Job(task, seed)], np.zeros((1, attached.layout.size), np.float32), training, self.reading,
                                  decode=scaled, constants=moving, in_flight=1)))[0]
         label = self.label(way)
         if outcome.failed is not None:
             self.bank.add_failure(label, task.name, seed, outcome.failed)
             return
-        theta = np.asarray(scaled(outcome.vector, moving))
+        theta = np.asarray(scaled(jnp.asarray(outcome.vector), moving))
         scores: dict[str, Any] = {"metric": task.metric, "dev": outcome.score, "dev_loss": outcome.loss}
         for split in ("train", "test"):
             found = evaluate_each(attached, theta[None], [self.ground.exam(task, split, self.reading)], in_flight=1)[0]
@@ -186,5 +190,6 @@ def bare(work: Combiner) -> list[Combined]:
             return told
 
         kept = ground.experiment.kept(f"none.{work.template}.{task.name}", [work.reading, *ground.key(task, "test")], scores)
-        found.append(Combined(template=work.template, how="together", types=(), task=task.name, seed=0, metric=task.metric, parameters=0, **kept))
+        found.append(Combined(template=work.template, how="together", types=(), task=task.name, seed=0, metric=task.metric, parameters=0,
+                              **kept))
     return found

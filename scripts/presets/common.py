@@ -75,8 +75,8 @@ class Preset(OnTasks):
 
         for label, rate in self.learning_rates.items():
             if label not in labels or isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
-                raise deltas.InputError(f"expected learning_rates with labels among {', '.join(labels)} and rates above 0, got {label} = {rate!r}; "
-                                        "change it in the study file")
+                raise deltas.InputError(f"expected learning_rates with labels among {', '.join(labels)} and rates above 0, got {label} = "
+                                        f"{rate!r}; change it in the study file")
         return deltas.Training(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate,
                                learning_rates=self.learning_rates, evaluate_every=self.evaluate_every, dev_rows=self.dev_rows)
 
@@ -95,7 +95,8 @@ class Preset(OnTasks):
         types = [parse_type(text) for text in self.types]
         labels = [one.label for one in types]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise deltas.InputError(f"expected types with labels that differ, got {twice[0]} twice; give one a label, as lora:rank=4,label=small")
+            raise deltas.InputError(f"expected types with labels that differ, got {twice[0]} twice; give one a label of its own, as "
+                                    f"{twice[0]}:label=another")
         training = self.training(labels)
         ground = Ground(experiment, self, *self.load(), training, types)
         ground.check()
@@ -135,12 +136,11 @@ class Ground:
     def check(self) -> None:
         """Refuse tasks that the backbone cannot answer, and a bank that was made otherwise."""
         from deltas import InputError
-        from deltas.files import read_json
 
         encoder = self.backbone.kind == "encoder"
         if encoder and self.reading.decode != "rank":
-            raise InputError(f"expected decode = \"rank\" for the encoder {self.backbone.name}, got {self.reading.decode!r}; an encoder can only "
-                             "choose among labels")
+            raise InputError(f"expected decode = \"rank\" for the encoder {self.backbone.name}, got {self.reading.decode!r}; an encoder can "
+                             "only choose among labels")
         for task in self.tasks if self.reading.decode == "rank" else ():
             if not task.labels:
                 raise InputError(f"expected label words to rank for task {task.name}, got a task without; leave it out of names")

@@ -42,7 +42,8 @@ class Convergence(Preset):
         if not 0 < self.share <= 1:
             raise InputError(f"expected a share above 0 and at most 1, got {self.share}; 0.9 is usual")
         if self.evaluate_every > self.steps:
-            raise InputError(f"expected evaluate_every of at most the {self.steps} steps, got {self.evaluate_every}; lower it: every look is a point")
+            raise InputError(f"expected evaluate_every of at most the {self.steps} steps, got {self.evaluate_every}; lower it, since every look "
+                             "is a point of the curve")
         made = Experiment(self.out, "convergence", self)
         ground = self.begin(made)
         bank = ground.train()
@@ -52,7 +53,7 @@ class Convergence(Preset):
         draw(ground, looks)
         summary = {"speeds": speeds, "controls": controls, "failed": bank.failed(), "backbone": ground.backbone.fingerprint,
                    "histories": looks}
-        return made.write(rows_of(looks, controls), COLUMNS, summary, page_of(ground, looks, speeds, controls))
+        return made.write(rows_of(looks, controls), COLUMNS, summary, page_of(ground, self.share, looks, speeds, controls))
 
 
 def looks_of(ground: Ground, bank: Bank, label: str, controls: dict[str, dict[str, float]]) -> dict[str, list[list[dict[str, float]]]]:
@@ -104,7 +105,7 @@ def draw(ground: Ground, looks: Looks) -> None:
     courses(panels, ground.settings.out / "figures" / "convergence.png")
 
 
-def page_of(ground: Ground, looks: Looks, speeds: Any, controls: dict[str, dict[str, float]]) -> Page:
+def page_of(ground: Ground, part: float, looks: Looks, speeds: Any, controls: dict[str, dict[str, float]]) -> Page:
     """The table and what it says."""
     from subspace.ranking import mean_of, neighbours
     from subspace.scores import interval
@@ -112,8 +113,9 @@ def page_of(ground: Ground, looks: Looks, speeds: Any, controls: dict[str, dict[
     from ..page import Main, Page, Section, number
     from .orders import judged, labels_of, sorted_by, told
 
-    share = f"{ground.settings.share:.0%}"
-    final = {label: {task: [max(look["dev_score"] for look in one) for one in of] for task, of in tasks.items()} for label, tasks in looks.items()}
+    share = f"{part:.0%}"
+    final = {label: {task: [max(look["dev_score"] for look in one) for one in of] for task, of in tasks.items()}
+             for label, tasks in looks.items()}
     found = sorted_by({label: mean_of(of) for label, of in speeds["height"].items()})
     rows: list[list[object]] = []
     for label in found:
@@ -125,17 +127,19 @@ def page_of(ground: Ground, looks: Looks, speeds: Any, controls: dict[str, dict[
         rows.append([name.replace("_", "-"), number(None), number(None), number(None), number(mean_of(own), interval(own)), "–"])
     order = labels_of(CLAIMED, ground.types)
     pairs = neighbours(order, speeds["height"])
-    why = (f"By the mean height of the dev score over {ground.training.steps} steps, on {ground.backbone.name}; the learning rate of each method is its own, "
-           "chosen on dev rows, and what is called fast depends on it.")
+    why = (f"By the mean height of the dev score over {ground.training.steps} steps, on {ground.backbone.name}; the learning rate of each method "
+           "is its own, chosen on dev rows, and what is called fast depends on it.")
     return Page(
         title="Convergence of delta types", asked="How fast does each delta type get to where it ends?", headline=judged(order, found, pairs),
         main=Main(heads=["method", f"steps to {share} of the gain", f"steps to {share} of the fall of the loss", "mean score over the course",
                          "best score", "gained"], rows=rows,
-                  caption="On dev rows, means over tasks and seeds with 95% intervals (tasks and seeds drawn). Steps are to a share of the method's own "
-                  "gain over the backbone alone, so a method that gains little may be done soon; those that gained nothing are left out."),
+                  caption="On dev rows, means over tasks and seeds with 95% intervals (tasks and seeds drawn). Steps are to a share of the "
+                  "method's own gain over the backbone alone, so a method that gains little may be done soon; those that gained nothing are "
+                  "left out."),
         claims=[("full, then adapter ≈ LoRA, then prefix, then prompt; faster with scale", told(pairs) or "not measured", why)],
-        sections=[Section(title="Curves", figures={"convergence": "Mean over tasks and seeds on dev rows, with 95% intervals; step 0 is the backbone "
-                                                   "alone."})],
+        sections=[Section(title="Curves", figures={
+            "convergence": "Mean over tasks and seeds on dev rows, with 95% intervals; step 0 is the backbone alone."})],
         caveats=["Warm-up and cosine decay are part of every curve: the last steps are small ones for all methods.",
-                 "The dev rows are those on which the best look is kept, so the best score is a little high; test scores are in the performance study."],
+                 "The dev rows are those on which the best look is kept, so the best score is a little high; test scores are in the performance "
+                 "study."],
         source=SOURCE)

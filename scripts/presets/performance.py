@@ -102,7 +102,8 @@ def page_of(ground: Ground, bank: Bank, scores: Any, controls: Any, ranks: dict[
                      *(number(sum(of[n]) / len(of[n]) if of[n] else None) for n in names)])
     for name in ("zero_shot", "chance"):
         own = {task: [one[name]] for task, one in controls.items()}
-        rows.append([name.replace("_", "-"), "0%", number(mean_of(own), interval(own)), number(None), *(number(controls[n][name]) for n in names)])
+        rows.append([name.replace("_", "-"), "0%", number(mean_of(own), interval(own)), number(None),
+                     *(number(controls[n][name]) for n in names)])
     order = labels_claimed(ground)
     headline = judged(order, [str(row[0]) for row in rows[:-2]], pairs)
     why = (f"{len(names)} tasks and {ground.training.steps} steps of {ground.training.batch_size} rows on {ground.backbone.name} "
@@ -115,8 +116,8 @@ def page_of(ground: Ground, bank: Bank, scores: Any, controls: Any, ranks: dict[
                   caption="Test scores: mean over tasks and seeds with 95% intervals (tasks and seeds drawn), then each task's mean over seeds. "
                   "Trained: numbers of the delta, as a share of the backbone's weights."),
         claims=[(f"{' > '.join(CLAIMED)} on T5-base, over 100 tasks", told(pairs) or "not measured", why)],
-        sections=[Section(title="Score by method", figures={"performance": "Large dots: mean over tasks with its 95% interval; small marks: each task's "
-                                                            "mean over seeds; dashed lines: controls."})],
+        sections=[Section(title="Score by method", figures={
+            "performance": "Large dots: mean over tasks with its 95% interval; small marks: each task's mean over seeds; dashed: controls."})],
         caveats=["Learning rates are one a method, chosen on dev rows; each solution is the one of its best look at the dev rows.",
                  "Few tasks: an interval over them is wide, and differences between methods are drawn task by task."],
         source=SOURCE)
