@@ -12,7 +12,7 @@ from .common import Preset
 if TYPE_CHECKING:
     from deltas import Reading
 
-    from .common import Ground
+    from .ground import Ground
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,10 @@ class Combinability(Preset):
         ground = self.begin(made)
         readings = readings_of(self, ground)
         found: list[Combined] = []
-        wanted = ways(ground.labels, self.in_turn)
+        wanted, attached = ways(ground.labels, self.in_turn), {}
         with made.bars.stage("combine", len(wanted) * len(ground.tasks) * self.seeds * len(readings)) as bar:
             for name, reading in readings.items():
-                found += combine(ground, name, reading, wanted, bar)
+                found += combine(ground, name, reading, wanted, attached, bar)
         draw(self.out, found)
         return made.write([one.row() for one in found], COLUMNS, summary_of(ground, found), page_of(ground, found))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deltas import Attached, Bank, Reading, Task
     from deltas.combining import Moving
 
-    from .common import Ground
+    from .ground import Ground
 
 COLUMNS = ("template", "how", "types", "task", "seed", "metric", "parameters", "dev", "train", "test", "gap", "train_loss", "test_loss")
 Way = tuple[str, tuple[str, ...]]
@@ -59,7 +59,7 @@ class Combiner:
     template: str
     reading: Reading
     bank: Bank
-    attached: dict[tuple[str, ...], Attached] = field(default_factory=dict)
+    attached: dict[tuple[str, ...], Attached]
 
     def of(self, types: tuple[str, ...]) -> Attached:
         """The types in that order as one delta, all at the θ0 each has alone; compiled once, whichever of them move."""
@@ -138,12 +138,16 @@ class Combiner:
                                provenance={"step": outcome.step, "history": outcome.history, "task": task.fingerprint}))
 
 
-def combine(ground: Ground, template: str, reading: Reading, ways: list[Way], tell: Callable[..., None]) -> list[Combined]:
-    """Every combination of every task and seed, trained where the bank has it not; what failed is left out."""
+def combine(ground: Ground, template: str, reading: Reading, ways: list[Way], attached: dict[tuple[str, ...], Attached],
+            tell: Callable[..., None]) -> list[Combined]:
+    """Every combination of every task and seed, trained where the bank has it not; what failed is left out.
+
+    `attached` is filled with what is compiled, for the next template.
+    """
     from deltas import Bank
 
     ground.mark(ground.folder / template, reading)
-    work = Combiner(ground, template, reading, Bank(ground.folder / template, create=True))
+    work = Combiner(ground, template, reading, Bank(ground.folder / template, create=True), attached)
     found: list[Combined] = []
     for way in ways:
         if not way[1]:

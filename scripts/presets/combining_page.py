@@ -11,7 +11,7 @@ from .performance import SOURCE
 
 if TYPE_CHECKING:
     from ..page import Page
-    from .common import Ground
+    from .ground import Ground
 
 Key = tuple[str, str, tuple[str, ...]]
 """(template, how, types in order)"""
@@ -61,7 +61,7 @@ def summary_of(ground: Ground, found: Sequence[Combined]) -> dict[str, Any]:
 
 def chances(ground: Ground) -> dict[str, float]:
     """Task → the score of always giving the most frequent training answer."""
-    from .common import majority
+    from .ground import majority
 
     return {task.name: majority(ground.exam(task)) for task in ground.tasks}
 
@@ -98,9 +98,10 @@ def page_of(ground: Ground, found: Sequence[Combined]) -> Page:
         asked="Do delta types do better together than alone, trained at once or one after the other, and what does a combination do to the gap "
         "between train and test rows?",
         main=Main(heads=["types", "trained", "template", "test", "train", "gap"], rows=main_rows(ground, groups), words=3,
-                  caption=f"Means over {len(ground.tasks)} tasks and {settings.seeds} seeds with 95% intervals (tasks and seeds drawn). Gap: train − "
-                  f"test; train: the {settings.train_rows or 'whole'} rows trained on. Together: all types move at once for {settings.steps} steps. "
-                  f"In turn: one after the other, {settings.steps} steps each, those before in place and frozen, those after not yet there."),
+                  caption=f"Means over {len(ground.tasks)} tasks and {settings.seeds} seeds with 95% intervals (tasks and seeds drawn). Gap: "
+                  f"train − test; train: the {settings.train_rows or 'whole'} rows trained on. Together: all types move at once, "
+                  f"{settings.steps} steps. In turn: one after the other, {settings.steps} steps each, those before in place and frozen, "
+                  "those after not yet there."),
         claims=claims_of(ground, groups),
         sections=[Section(title="Train and test", words=[f"Template {name}: {texts.get(name, '')}" for name in templates], figures=figures),
                   Section(title="By task", tables=[task_table(ground, groups)])],

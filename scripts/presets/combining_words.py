@@ -13,7 +13,7 @@ from .combining import Combined
 from .combining_page import Key, by_task, gap_of, test_of
 
 if TYPE_CHECKING:
-    from .common import Ground
+    from .ground import Ground
 
 Groups = Mapping[Key, Sequence[Combined]]
 CLAIMED = {(): 23.7, ("adapter",): 87.4, ("bitfit",): 86.6, ("bitfit", "adapter"): 87.1, ("prompt",): 77.7, ("prompt", "adapter"): 86.6,
@@ -131,7 +131,7 @@ def claims_of(ground: Ground, groups: Groups) -> list[tuple[str, str, str]]:
     ours = {tuple(kinds[label] for label in key[2]): key for key in groups if key[:2] == (first, "together")}
     shared = {kind: ours[kind] for kind in CLAIMED if kind in ours}
     why = (f"The claim is of RoBERTa-large trained to the end on all of GLUE; here {len(ground.tasks)} tasks, "
-           f"{ground.settings.train_rows or 'all'} rows and {ground.training.steps} steps on {ground.backbone.name} "
+           f"{ground.settings.train_rows or 'all'} rows and {ground.training.steps} steps on {ground.name} "
            f"({ground.parameters / 1e6:.1f}M weights).")
     if ground.backbone.kind == "encoder":
         why += " Its labels are ranked by a fixed way of answering, so that it starts far above the paper's untrained classifier."

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deltas import Bank
 
     from ..page import Page
-    from .common import Ground
+    from .ground import Ground
 
 CLAIMED = ("full", "adapter", "lora", "prefix", "prompt")
 """Fastest first; adapter and LoRA about alike."""
@@ -29,6 +29,8 @@ class Convergence(Preset):
     """The methods."""
     evaluate_every: int = 10
     """Steps between two looks at the dev rows, which are the points of a curve."""
+    segment: int = 10
+    """Steps that are run at a stretch; evaluate_every is a multiple of it."""
     share: float = 0.9
     """Of the whole gain on dev rows: how many steps it takes is counted."""
 
@@ -44,6 +46,9 @@ class Convergence(Preset):
         if self.evaluate_every > self.steps:
             raise InputError(f"expected evaluate_every of at most the {self.steps} steps, got {self.evaluate_every}; lower it, since every look "
                              "is a point of the curve")
+        if self.evaluate_every % max(self.segment, 1):
+            raise InputError(f"expected evaluate_every as a multiple of segment, {self.segment}, got {self.evaluate_every}; change either, since "
+                             "looks come at the end of a segment")
         made = Experiment(self.out, "convergence", self)
         ground = self.begin(made)
         bank = ground.train()
@@ -127,8 +132,8 @@ def page_of(ground: Ground, part: float, looks: Looks, speeds: Any, controls: di
         rows.append([name.replace("_", "-"), number(None), number(None), number(None), number(mean_of(own), interval(own)), "–"])
     order = labels_of(CLAIMED, ground.types)
     pairs = neighbours(order, speeds["height"])
-    why = (f"By the mean height of the dev score over {ground.training.steps} steps, on {ground.backbone.name}; the learning rate of each method "
-           "is its own, chosen on dev rows, and what is called fast depends on it.")
+    why = (f"By the mean height of the dev score over {ground.training.steps} steps, on {ground.name}; the learning rate of each "
+           "method is its own, chosen on dev rows, and what is called fast depends on it.")
     return Page(
         title="Convergence of delta types", asked="How fast does each delta type get to where it ends?", headline=judged(order, found, pairs),
         main=Main(heads=["method", f"steps to {share} of the gain", f"steps to {share} of the fall of the loss", "mean score over the course",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from deltas import Bank
 
     from ..page import Page
-    from .common import Ground
+    from .ground import Ground
 
 CLAIMED = ("full", "lora", "adapter", "prefix", "prompt")
 """Best first: of T5-base, over 100 tasks."""
@@ -106,7 +106,7 @@ def page_of(ground: Ground, bank: Bank, scores: Any, controls: Any, ranks: dict[
                      *(number(controls[n][name]) for n in names)])
     order = labels_claimed(ground)
     headline = judged(order, [str(row[0]) for row in rows[:-2]], pairs)
-    why = (f"{len(names)} tasks and {ground.training.steps} steps of {ground.training.batch_size} rows on {ground.backbone.name} "
+    why = (f"{len(names)} tasks and {ground.training.steps} steps of {ground.training.batch_size} rows on {ground.name} "
            f"({ground.parameters / 1e6:.1f}M weights); the claim is of T5-base (220M) trained to the end on over 100 tasks. With so few steps, "
            "how fast a method learns decides as much as what it could reach: see the convergence study.")
     return Page(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .common import Preset, categories_of
+from .common import Preset
 
 if TYPE_CHECKING:
     from deltas import Bank
 
-    from .common import Ground
+    from .ground import Ground
 
 COLUMNS = ("type", "source", "target", "seed", "source_category", "target_category", "control", "metric", "score", "gain", "relative")
 
@@ -33,6 +33,7 @@ class Transferability(Preset):
         from subspace.task_transfer import gain
 
         from ..experiment import Experiment
+        from .ground import categories_of
         from .transferring_page import measure, page_of
 
         made = Experiment(self.out, "transferability", self)
@@ -67,25 +68,25 @@ def check_categories(categories: dict[str, str]) -> None:
 
 
 def matrix_of(ground: Ground, bank: Bank, label: str, names: list[str]) -> np.ndarray:
-    """Scores [seeds, sources, targets], kept source by source."""
+    """Scores [seeds, sources, targets], kept solution by solution."""
     from deltas.evaluation import evaluate_each
     from deltas.training import attached_from
 
     attached, settings = attached_from(bank, ground.backbone, label), ground.settings
     tasks = {task.name: task for task in ground.tasks}
     exams = {name: ground.exam(tasks[name]) for name in names}
-    rows = []
-    with ground.experiment.bars.stage(f"transfer {label}", len(names)) as bar:
-        for source in names:
-            def scored(source: str = source) -> list[list[float]]:
-                thetas = np.stack([bank.load(label, source, seed).theta for seed in range(settings.seeds)])
-                return [[one.score for one in evaluate_each(attached, thetas, [exam] * len(thetas), in_flight=settings.in_flight)]
-                        for exam in exams.values()]
+    found = np.empty((settings.seeds, len(names), len(names)))
+    with ground.experiment.bars.stage(f"transfer {label}", settings.seeds * len(names)) as bar:
+        for s, source in enumerate(names):
+            for seed in range(settings.seeds):
+                def scored(source: str = source, seed: int = seed) -> list[float]:
+                    thetas = np.repeat(bank.load(label, source, seed).theta[None], len(names), axis=0)
+                    return [one.score for one in evaluate_each(attached, thetas, list(exams.values()), in_flight=settings.in_flight)]
 
-            key = [ground.made(ground.reading), attached.config.to_json(), attached.theta0_fingerprint, settings.seeds, names]
-            rows.append(ground.experiment.kept(f"transfer.{label}.{source}", key, scored))
-            bar(1, source)
-    return np.array(rows).transpose(2, 0, 1)
+                key = [ground.made(ground.reading), attached.config.to_json(), attached.theta0_fingerprint, names]
+                found[seed, s] = ground.experiment.kept(f"transfer.{label}.{source}.{seed}", key, scored)
+                bar(1, source)
+    return found
 
 
 def rows_of(ground: Ground, scores: dict[str, np.ndarray], controls: dict[str, dict[str, float]], names: list[str],

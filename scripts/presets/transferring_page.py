@@ -14,7 +14,7 @@ from .performance import SOURCE
 if TYPE_CHECKING:
     from subspace.task_transfer import Sides
 
-    from .common import Ground
+    from .ground import Ground
 
 Controls = dict[str, dict[str, float]]
 
@@ -56,7 +56,7 @@ def measure(scores: np.ndarray, bare: np.ndarray, names: list[str], categories: 
 def page_of(ground: Ground, scores: dict[str, np.ndarray], controls: Controls, measured: dict[str, Measured], names: list[str],
             categories: dict[str, str]) -> Page:
     """The tables and what they say."""
-    why = (f"{len(names)} tasks, solutions of {ground.training.steps} steps on {ground.backbone.name}. " + (
+    why = (f"{len(names)} tasks, solutions of {ground.training.steps} steps on {ground.name}. " + (
         "An encoder ranks the target's own labels, so a source whose labels are other words can help only by what it makes of the text."
         if ground.backbone.kind == "encoder" else "A delta that has learnt its own task's answers writes them on other tasks too."))
     return Page(
