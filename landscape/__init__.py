@@ -20,6 +20,7 @@
     draw_profiles, draw_densities, draw_eigenvalues, draw_sharpness                 of paths and of curvature
     redraw     all pictures that a folder's files allow                             landscape/redrawing.py
     charts, trust, heatmaps, taskmap                                                pictures of subspaces and studies
+    draw_transfer, draw_dots, draw_courses                                          of tasks and methods
 
 All but the pictures are arrays in, arrays out, and do not know matplotlib. `Surface.space`, `Walk.where` and `Bending.where` say which space was
 perturbed.
@@ -46,6 +47,8 @@ from landscape.walk import Walk
 
 if TYPE_CHECKING:
     from landscape.charts import bars, curve, matrix, seen_codes, spectrum
+    from landscape.courses import draw_courses
+    from landscape.dots import draw_dots
     from landscape.heatmaps import similarities
     from landscape.interactive import draw_page
     from landscape.multiples import draw_multiples
@@ -58,12 +61,13 @@ if TYPE_CHECKING:
     from landscape.spectral_figures import draw_densities, draw_eigenvalues
     from landscape.style import Estimate
     from landscape.taskmap import draw_map
+    from landscape.transfer_map import draw_transfer
     from landscape.trust import agreement, angles, reconstruction, score_curves, spectra
 
 _FIGURES = {
     "Estimate": "style", "draw_map": "taskmap", "draw_multiples": "multiples", "draw_overlaps": "overlap_maps", "draw_page": "interactive",
     "draw_profiles": "profiles", "draw_relief": "relief", "draw_sharpness": "sharpness_figure", "redraw": "redrawing",
-    "similarities": "heatmaps",
+    "similarities": "heatmaps", "draw_courses": "courses", "draw_dots": "dots", "draw_transfer": "transfer_map",
     **dict.fromkeys(("plot", "draw_combined", "draw_overlap"), "plotting"),
     **dict.fromkeys(("draw_densities", "draw_eigenvalues"), "spectral_figures"),
     **dict.fromkeys(("bars", "curve", "matrix", "seen_codes", "spectrum"), "charts"),
@@ -74,10 +78,10 @@ __all__ = [
     "Around", "Average", "Bending", "Curve", "Density", "Eigen", "End", "Estimate", "Ground", "Mark", "Matrix", "Measures", "Objective",
     "Overlap", "Path", "Profile", "Region", "Rows", "Sampled", "Section", "Surface", "Traced", "Trail", "Trajectory", "Walk", "Worst",
     "adaptive", "agreement", "angles", "average_case", "bars", "bend", "by_plane", "change_of_weights", "code_end", "combined",
-    "connected", "curve", "draw_combined", "draw_densities", "draw_eigenvalues", "draw_map", "draw_multiples", "draw_overlap",
-    "draw_overlaps", "draw_page", "draw_profiles", "draw_relief", "draw_sharpness", "eigenvalues", "gauss_newton", "hessian", "in_theta",
-    "in_weights", "in_z", "join", "matrix", "matrix_of", "of_trajectory", "overlaps", "plane", "plot", "profile", "random_directions",
-    "reconstruction", "redraw", "region", "score_curves", "seen_codes", "shared_directions", "side_by_side", "similarities", "spectra",
+    "connected", "curve", "draw_combined", "draw_courses", "draw_densities", "draw_dots", "draw_eigenvalues", "draw_map", "draw_multiples",
+    "draw_overlap", "draw_overlaps", "draw_page", "draw_profiles", "draw_relief", "draw_sharpness", "draw_transfer", "eigenvalues",
+    "gauss_newton", "hessian", "in_theta", "in_weights", "in_z", "join", "matrix", "matrix_of", "of_trajectory", "overlaps", "plane", "plot",
+    "profile", "random_directions", "reconstruction", "redraw", "region", "score_curves", "seen_codes", "shared_directions", "side_by_side", "similarities", "spectra",
     "spectral_density", "spectrum", "straight", "survey", "theta_ends", "trace", "worst_case",
 ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from landscape.style import STYLE, Estimate, colours, sheet, write
 MARKERS = "os^Dv<>p"
 
 
-def courses(
+def draw_courses(
     panels: Mapping[str, Mapping[str, Mapping[float, Estimate]]], path: str | Path, *, xlabel: str = "steps", title: str | None = None
 ) -> Path:
     """Draw {panel, its name at the axis: {method: {step: Estimate}}}; a method has one colour and one marker in all panels."""

@@ -14,7 +14,7 @@ from landscape.style import FAINT, INK, OKABE_ITO, SOFT, STYLE, Estimate, sheet,
 from landscape.taskmap import SYMBOLS
 
 
-def dots(
+def draw_dots(
     series: Mapping[str, Mapping[str, Estimate]],
     path: str | Path,
     *,

@@ -24,7 +24,7 @@ NUMBERED = 24
 """Tasks up to which every cell bears its number."""
 
 
-def transfer_map(
+def draw_transfer(
     matrix: Float[np.ndarray, "tasks tasks"],
     tasks: Sequence[str],
     path: str | Path,

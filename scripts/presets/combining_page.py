@@ -68,7 +68,7 @@ def chances(ground: Ground) -> dict[str, float]:
 
 def draw(out: Path, found: Sequence[Combined]) -> None:
     """figures/combinability-TEMPLATE.png: train and test score of every combination."""
-    from landscape.dots import dots
+    from landscape.dots import draw_dots
     from landscape.style import Estimate
     from subspace.ranking import mean_of
     from subspace.scores import interval
@@ -79,7 +79,7 @@ def draw(out: Path, found: Sequence[Combined]) -> None:
         series = {f"{split} rows": {members[0].name: Estimate(mean_of(values), *(interval(values) or ()))
                                     for members in here.values() for values in [by_task(members, lambda one, split=split: getattr(one, split))]}
                   for split in ("test", "train")}
-        dots(series, out / "figures" / f"combinability-{template}.png", groups={members[0].name: key[1] for key, members in here.items()},
+        draw_dots(series, out / "figures" / f"combinability-{template}.png", groups={members[0].name: key[1] for key, members in here.items()},
              xlabel="score, mean over tasks and seeds")
 
 

@@ -47,7 +47,7 @@ class Convergence(Preset):
             raise InputError(f"expected evaluate_every of at most the {self.steps} steps, got {self.evaluate_every}; lower it, since every look "
                              "is a point of the curve")
         if self.evaluate_every % max(self.segment, 1):
-            raise InputError(f"expected evaluate_every as a multiple of segment, {self.segment}, got {self.evaluate_every}; change either, since "
+            raise InputError(f"expected evaluate_every as a multiple of segment, {self.segment}, got {self.evaluate_every}; change one, since "
                              "looks come at the end of a segment")
         made = Experiment(self.out, "convergence", self)
         ground = self.begin(made)
@@ -95,7 +95,7 @@ def rows_of(looks: Looks, controls: dict[str, dict[str, float]]) -> list[dict[st
 
 def draw(ground: Ground, looks: Looks) -> None:
     """figures/convergence.png: score and loss against steps."""
-    from landscape.courses import courses
+    from landscape.courses import draw_courses
     from landscape.style import Estimate
     from subspace.ranking import mean_of
     from subspace.scores import interval
@@ -107,7 +107,7 @@ def draw(ground: Ground, looks: Looks) -> None:
             steps = [look["step"] for look in next(one for of in tasks.values() for one in of)]
             at = {step: {task: [one[n][key] for one in of] for task, of in tasks.items() if of} for n, step in enumerate(steps)}
             panels[name][label] = {step: Estimate(mean_of(of), *(interval(of) or ())) for step, of in at.items()}
-    courses(panels, ground.settings.out / "figures" / "convergence.png")
+    draw_courses(panels, ground.settings.out / "figures" / "convergence.png")
 
 
 def page_of(ground: Ground, part: float, looks: Looks, speeds: Any, controls: dict[str, dict[str, float]]) -> Page:
@@ -132,16 +132,18 @@ def page_of(ground: Ground, part: float, looks: Looks, speeds: Any, controls: di
         rows.append([name.replace("_", "-"), number(None), number(None), number(None), number(mean_of(own), interval(own)), "–"])
     order = labels_of(CLAIMED, ground.types)
     pairs = neighbours(order, speeds["height"])
+    alike = [pair for pair in pairs if pair == tuple(labels_of(("adapter", "lora"), ground.types))]
     why = (f"By the mean height of the dev score over {ground.training.steps} steps, on {ground.name}; the learning rate of each "
-           "method is its own, chosen on dev rows, and what is called fast depends on it.")
+           "method is its own, chosen on dev rows, and what is called fast depends on it. Scale was not varied.")
     return Page(
-        title="Convergence of delta types", asked="How fast does each delta type get to where it ends?", headline=judged(order, found, pairs),
+        title="Convergence of delta types", headline=judged(order, found, pairs, alike),
+        asked="How fast does each delta type get to where it ends?",
         main=Main(heads=["method", f"steps to {share} of the gain", f"steps to {share} of the fall of the loss", "mean score over the course",
                          "best score", "gained"], rows=rows,
                   caption="On dev rows, means over tasks and seeds with 95% intervals (tasks and seeds drawn). Steps are to a share of the "
                   "method's own gain over the backbone alone, so a method that gains little may be done soon; those that gained nothing are "
                   "left out."),
-        claims=[("full, then adapter ≈ LoRA, then prefix, then prompt; faster with scale", told(pairs) or "not measured", why)],
+        claims=[("full, then adapter ≈ LoRA, then prefix, then prompt; faster with scale", told(pairs, alike), why)],
         sections=[Section(title="Curves", figures={
             "convergence": "Mean over tasks and seeds on dev rows, with 95% intervals; step 0 is the backbone alone."})],
         caveats=["Warm-up and cosine decay are part of every curve: the last steps are small ones for all methods.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..page import number
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from deltas import DeltaType
     from subspace.ranking import Difference
 
-HOW = {1: "as claimed", 0: "cannot be told apart", -1: "the other way round"}
+Pairs = Mapping[tuple[str, str], "Difference"]
+"""(better, worse), by the claim → the difference."""
 
 
 def labels_of(kinds: Sequence[str], types: Sequence[DeltaType]) -> list[str]:
@@ -21,21 +22,33 @@ def labels_of(kinds: Sequence[str], types: Sequence[DeltaType]) -> list[str]:
     return [next(one.label for one in types if one.name == kind) for kind in kinds if any(one.name == kind for one in types)]
 
 
-def told(pairs: Mapping[tuple[str, str], Difference], unit: str = "") -> str:
-    """Each pair's difference and what it says of the claim."""
-    parts = [f"{first} − {second} {number(d.value, d.interval)}{unit} ({HOW[d.sign]})" for (first, second), d in pairs.items()]
-    return "; ".join(parts)
+def stands(d: Difference, alike: bool) -> str:
+    """What a difference says of the claim that the first is better, or that the two are alike."""
+    if alike:
+        return "as claimed, not told apart" if d.sign == 0 else "told apart, not alike"
+    return {1: "as claimed", 0: "not told apart", -1: "the other way round"}[d.sign]
 
 
-def judged(order: Sequence[str], found: Sequence[str], pairs: Mapping[tuple[str, str], Difference]) -> Finding:
-    """The headline: the order found, and how many of the claimed order's neighbours stand as claimed, beyond the intervals."""
-    signs = [d.sign for d in pairs.values()]
-    held, turned = signs.count(1), signs.count(-1)
-    verdict: Verdict = "against" if turned else "for" if signs and held == len(signs) else "open"
-    words = [f"{held} stand as claimed"] * (held > 0) + [f"{turned} the other way round"] * (turned > 0)
-    words += [f"{len(signs) - held - turned} cannot be told apart"] * (held + turned < len(signs))
-    return Finding(verdict, f"The order found is {' > '.join(found)}; of the {len(signs)} neighbours in the claimed order {' > '.join(order)}, "
-                   f"{listed(words) or 'none was measured'} (task by task, 95% intervals).")
+def told(pairs: Pairs, alike: Collection[tuple[str, str]] = ()) -> str:
+    """Each pair's difference and what it says of the claim; "not measured" without any."""
+    parts = [f"{' − '.join(pair)} {number(d.value, d.interval)} ({stands(d, pair in alike)})" for pair, d in pairs.items()]
+    return "; ".join(parts) or "not measured"
+
+
+def judged(order: Sequence[str], found: Sequence[str], pairs: Pairs, alike: Collection[tuple[str, str]] = ()) -> Finding:
+    """The headline: the order found, and how many neighbours in the claimed order stand as claimed, beyond the intervals."""
+    start = f"The order found is {' > '.join(found)}"
+    if not pairs:
+        return Finding("open", f"{start}; fewer than two methods of the claimed order were studied.")
+    words = [stands(d, pair in alike).split(",")[0] for pair, d in pairs.items()]
+    turned = words.count("the other way round") + words.count("told apart")
+    verdict: Verdict = "against" if turned else "for" if words.count("as claimed") == len(words) else "open"
+    counts = [f"{words.count(word)} {word}" for word in ("as claimed", "not told apart", "the other way round", "told apart") if word in words]
+    claimed = " > ".join(order)
+    for pair in alike:
+        claimed = claimed.replace(" > ".join(pair), " ≈ ".join(pair))
+    return Finding(verdict, f"{start}; of the {len(pairs)} neighbours in the claimed order {claimed}: {listed(counts)} (task by task, 95% "
+                   "intervals).")
 
 
 def sorted_by(values: Mapping[str, float]) -> list[str]:

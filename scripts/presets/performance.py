@@ -73,7 +73,7 @@ def rows_of(ground: Ground, bank: Bank, controls: dict[str, dict[str, float]]) -
 
 def draw(ground: Ground, scores: dict[str, dict[str, list[float]]], controls: dict[str, dict[str, float]]) -> None:
     """figures/performance.png."""
-    from landscape.dots import dots
+    from landscape.dots import draw_dots
     from landscape.style import Estimate
     from subspace.ranking import mean_of
     from subspace.scores import interval
@@ -82,7 +82,7 @@ def draw(ground: Ground, scores: dict[str, dict[str, list[float]]], controls: di
     order = sorted(means, key=lambda label: -means[label].value)
     points = {label: {task: sum(v) / len(v) for task, v in scores[label].items() if v} for label in order}
     references = {name.replace("_", "-"): sum(one[name] for one in controls.values()) / len(controls) for name in ("zero_shot", "chance")}
-    dots({"mean over tasks": {label: means[label] for label in order}}, ground.settings.out / "figures" / "performance.png", points=points,
+    draw_dots({"mean over tasks": {label: means[label] for label in order}}, ground.settings.out / "figures" / "performance.png", points=points,
          references=references, xlabel="test score")
 
 
@@ -115,7 +115,7 @@ def page_of(ground: Ground, bank: Bank, scores: Any, controls: Any, ranks: dict[
         main=Main(heads=["method", "trained", "score", "mean rank", *names], rows=rows, words=2,
                   caption="Test scores: mean over tasks and seeds with 95% intervals (tasks and seeds drawn), then each task's mean over seeds. "
                   "Trained: numbers of the delta, as a share of the backbone's weights."),
-        claims=[(f"{' > '.join(CLAIMED)} on T5-base, over 100 tasks", told(pairs) or "not measured", why)],
+        claims=[(f"{' > '.join(CLAIMED)} on T5-base, over 100 tasks", told(pairs), why)],
         sections=[Section(title="Score by method", figures={
             "performance": "Large dots: mean over tasks with its 95% interval; small marks: each task's mean over seeds; dashed: controls."})],
         caveats=["Learning rates are one a method, chosen on dev rows; each solution is the one of its best look at the dev rows.",

@@ -29,7 +29,7 @@ class Transferability(Preset):
     def run(self) -> dict[str, Any]:
         """Train, score every pair of tasks; write the table, the maps and the page."""
         from deltas.training import attached_from
-        from landscape.transfer_map import transfer_map
+        from landscape.transfer_map import draw_transfer
         from subspace.task_transfer import gain
 
         from ..experiment import Experiment
@@ -47,7 +47,7 @@ class Transferability(Preset):
         scores = {label: matrix_of(ground, bank, label, names) for label in ground.labels}
         bare = np.array([controls[name]["zero_shot"] for name in names])
         for label, found in scores.items():
-            transfer_map(gain(found, bare).mean(axis=0), names, self.out / "figures" / f"transfer-{label}.png", categories=categories,
+            draw_transfer(gain(found, bare).mean(axis=0), names, self.out / "figures" / f"transfer-{label}.png", categories=categories,
                          colour_label="score − zero-shot")
         measured = {label: measure(found, bare, names, categories) for label, found in scores.items()}
         summary = {"tasks": names, "categories": categories, "controls": controls, "failed": bank.failed(),

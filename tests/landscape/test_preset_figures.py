@@ -29,7 +29,7 @@ def texts(figure):
 
 def test_the_map_is_grouped_by_category_and_reads_source_by_target(drawn):
     matrix = np.array([[0.5, -0.1, 0.0], [0.2, 0.4, 0.1], [0.0, 0.3, np.nan]])
-    figure = drawn(transfer_map.transfer_map, matrix, ["n", "z", "a"], categories={"n": "2", "z": "1", "a": "1"})
+    figure = drawn(transfer_map.draw_transfer, matrix, ["n", "z", "a"], categories={"n": "2", "z": "1", "a": "1"})
     ax = figure.axes[0]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "z", "n"]
     np.testing.assert_array_equal(ax.images[0].get_array().filled(np.nan), matrix[::-1, ::-1])
@@ -39,7 +39,7 @@ def test_the_map_is_grouped_by_category_and_reads_source_by_target(drawn):
 
 def test_dots_of_two_series_with_controls_and_groups(drawn):
     series = {"test": {"a": Estimate(0.4, 0.3, 0.5), "b": Estimate(0.6)}, "train": {"a": Estimate(0.7, 0.6, 0.8), "b": Estimate(0.9)}}
-    figure = drawn(dots.dots, series, references={"chance": 0.2}, groups={"a": "one", "b": "two"}, points={"a": {"x": 0.35}})
+    figure = drawn(dots.draw_dots, series, references={"chance": 0.2}, groups={"a": "one", "b": "two"}, points={"a": {"x": 0.35}})
     ax = figure.axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
     assert {"chance", "one", "two"} <= set(texts(figure))
@@ -48,24 +48,24 @@ def test_dots_of_two_series_with_controls_and_groups(drawn):
 
 def test_courses_have_one_colour_a_method(drawn):
     line = {0: Estimate(0.1, 0.0, 0.2), 10: Estimate(0.5, 0.4, 0.6)}
-    figure = drawn(courses.courses, {"score": {"lora": line, "full": line}, "loss": {"full": line, "lora": line}})
+    figure = drawn(courses.draw_courses, {"score": {"lora": line, "full": line}, "loss": {"full": line, "lora": line}})
     first, second = figure.axes
     assert {drawn.get_label(): drawn.get_color() for drawn in first.lines} == {drawn.get_label(): drawn.get_color() for drawn in second.lines}
     assert (second.get_xlabel(), second.get_ylabel()) == ("steps", "loss")
 
 
 def test_the_same_numbers_give_the_same_file(tmp_path):
-    for make, value in ((transfer_map.transfer_map, np.eye(2)), (dots.dots, {"s": {"a": Estimate(0.4)}}),
-                        (courses.courses, {"p": {"m": {0: Estimate(1)}}})):
-        args = (["a", "b"],) if make is transfer_map.transfer_map else ()
+    for make, value in ((transfer_map.draw_transfer, np.eye(2)), (dots.draw_dots, {"s": {"a": Estimate(0.4)}}),
+                        (courses.draw_courses, {"p": {"m": {0: Estimate(1)}}})):
+        args = (["a", "b"],) if make is transfer_map.draw_transfer else ()
         paths = [make(value, *args, tmp_path / f"{n}.png") for n in range(2)]
         assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_bad_figures(tmp_path, refused):
     with refused("matrix [2, 2]", "(3, 3)"):
-        transfer_map.transfer_map(np.eye(3), ["a", "b"], tmp_path / "it.png")
+        transfer_map.draw_transfer(np.eye(3), ["a", "b"], tmp_path / "it.png")
     with refused("row"):
-        dots.dots({}, tmp_path / "it.png")
+        dots.draw_dots({}, tmp_path / "it.png")
     with refused("curve"):
-        courses.courses({}, tmp_path / "it.png")
+        courses.draw_courses({}, tmp_path / "it.png")
