@@ -81,8 +81,8 @@ __all__ = [
     "connected", "curve", "draw_combined", "draw_courses", "draw_densities", "draw_dots", "draw_eigenvalues", "draw_map", "draw_multiples",
     "draw_overlap", "draw_overlaps", "draw_page", "draw_profiles", "draw_relief", "draw_sharpness", "draw_transfer", "eigenvalues",
     "gauss_newton", "hessian", "in_theta", "in_weights", "in_z", "join", "matrix", "matrix_of", "of_trajectory", "overlaps", "plane", "plot",
-    "profile", "random_directions", "reconstruction", "redraw", "region", "score_curves", "seen_codes", "shared_directions", "side_by_side", "similarities", "spectra",
-    "spectral_density", "spectrum", "straight", "survey", "theta_ends", "trace", "worst_case",
+    "profile", "random_directions", "reconstruction", "redraw", "region", "score_curves", "seen_codes", "shared_directions", "side_by_side",
+    "similarities", "spectra", "spectral_density", "spectrum", "straight", "survey", "theta_ends", "trace", "worst_case",
 ]  # fmt: skip
 
 
