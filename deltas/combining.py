@@ -8,7 +8,7 @@ stays as it is.
     one after the other    parts (a, b): first (a) alone; then start = (θ_a, θ0_b), and rate_a = 0
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations, permutations
 from typing import Any, NamedTuple
 
@@ -62,28 +62,11 @@ def joined(backbone: Backbone, parts: Sequence[Attached]) -> Attached:
 
 
 def put(layout: Layout, parts: Iterable[tuple[Layout, Any]]) -> Float[jax.Array, " D"]:
-    """The vectors of parts, each by its own layout, as one vector of the layout that holds them all."""
+    """The vectors of parts, each by its own layout, as one vector of the layout that holds them all: values, or the rate of each number."""
     values: dict[str, Any] = {}
     for own, vector in parts:
         values |= own.unflatten(jnp.asarray(vector))
     return layout.flatten(values)
-
-
-def rates(layout: Layout, parts: Mapping[str, float]) -> Float[np.ndarray, " D"]:
-    """The rate of each number of a `Together`'s θ: that of its part by label, 0 for parts that are not named.
-
-    Raises:
-        InputError: a part that the layout does not hold.
-    """
-    found, met = np.zeros(layout.size, np.float32), set()
-    for name, shape, start in zip(layout.names, layout.shapes, layout.offsets, strict=True):
-        label = next((word for word in name.split(".")[::-1] if word in parts), None)
-        if label is not None:
-            met.add(label)
-            found[start : start + int(np.prod(shape))] = parts[label]
-    if missing := [label for label in parts if label not in met]:
-        raise InputError(f"expected parts of the delta, got {missing[0]!r}, of which it has no parameter; name its own parts")
-    return found
 
 
 def _types(attached: Attached) -> tuple[DeltaType, ...]:

@@ -58,6 +58,8 @@ def readings_of(settings: Combinability, ground: Ground) -> dict[str, Reading]:
 
     if not settings.templates:
         raise InputError("expected at least one of templates, got none; give one, as plain = \"{input}\"")
+    if joint := [label for label in ground.labels if "-" in label]:
+        raise InputError(f"expected labels without -, which joins those of a combination, got {joint[0]}; give the type another label")
     found = {name: dataclasses.replace(ground.reading, input=text) for name, text in settings.templates.items()}
     for name, reading in found.items():
         if not name.replace("-", "").replace("_", "").isalnum():

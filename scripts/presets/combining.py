@@ -80,8 +80,9 @@ class Combiner:
     def moving(self, way: Way, task: Task, seed: int) -> Moving:
         """What moves, and from where: of types in turn the last alone, from what the ones before it became."""
         import jax.numpy as jnp
+        import numpy as np
 
-        from deltas.combining import Moving, put, rates
+        from deltas.combining import Moving, put
 
         how, types = way
         attached, start = self.of(types), self.of(types).theta0
@@ -90,7 +91,9 @@ class Combiner:
             before = self.solved(types[:-1], task, seed)
             last = self.of(types[-1:])
             start = put(attached.layout, [(self.of(types[:-1]).layout, before), (last.layout, last.theta0)])
-        return Moving(jnp.asarray(start), jnp.asarray(rates(attached.layout, {one: self.rate(one) for one in moved})))
+        layouts = {one: self.of((one,)).layout for one in types}
+        rate = put(attached.layout, [(layout, np.full(layout.size, self.rate(one) if one in moved else 0.0)) for one, layout in layouts.items()])
+        return Moving(jnp.asarray(start), rate)
 
     def rate(self, label: str) -> float:
         """The part's learning rate in units of the study's."""
@@ -98,13 +101,18 @@ class Combiner:
         return settings.learning_rates.get(label, settings.learning_rate) / settings.learning_rate
 
     def solved(self, types: tuple[str, ...], task: Task, seed: int) -> np.ndarray:
-        """θ of what was trained in turn; of one type, it is what was trained alone."""
-        how = "together" if len(types) == 1 else "in turn"
-        return self.bank.load(self.label((how, types)), task.name, seed).theta
+        """θ of what was trained in turn."""
+        return self.bank.load(self.label(("in turn", types)), task.name, seed).theta
+
+    def ready(self, way: Way, task: Task, seed: int) -> bool:
+        """Whether what a combination begins with is there: it may have failed."""
+        how, types = way
+        return how == "together" or len(types) < 2 or self.bank.file(self.label((how, types[:-1])), task.name, seed).is_file()
 
     def label(self, way: Way) -> str:
-        """In the bank."""
+        """In the bank; one type in turn is that type alone."""
         how, types = way
+        how = how if len(types) > 1 else "together"
         return "-".join(types) + ("-in-turn" if how == "in turn" else "")
 
     def solve(self, way: Way, task: Task, seed: int) -> None:
@@ -158,7 +166,7 @@ def combine(ground: Ground, template: str, reading: Reading, ways: list[Way], at
         for task in ground.tasks:
             for seed in range(ground.settings.seeds):
                 label = work.label(way)
-                if not work.bank.has(label, task.name, seed):
+                if not work.bank.has(label, task.name, seed) and work.ready(way, task, seed):
                     work.solve(way, task, seed)
                 if work.bank.file(label, task.name, seed).is_file():
                     scores = {name: value for name, value in work.bank.scores(label, task.name, seed).items() if name != "dev_loss"}

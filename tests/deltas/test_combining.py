@@ -8,7 +8,7 @@ import pytest
 import toy
 
 import deltas
-from deltas.combining import Moving, joined, orders, put, rates, scaled, subsets
+from deltas.combining import Moving, joined, orders, put, scaled, subsets
 from deltas.functional import Attached
 from deltas.tuning import Job, Training, tune
 from deltas.types import Together
@@ -67,12 +67,13 @@ def test_in_turn_is_what_carrying_gives(backbone, parts, batch):
                                rtol=2e-4, atol=2e-5)
 
 
-def test_a_part_of_rate_zero_stays_and_the_others_move_at_their_rates(both):
+def test_a_part_of_rate_zero_stays_and_the_others_move_at_their_rates(parts, both):
     task, at = toy.classify(), both.layout
     training = Training(steps=2, batch_size=4, learning_rate=1e-2, evaluate_every=2, dev_rows=4, warmup=0, schedule="constant", segment=2)
 
-    def moved(parts):
-        moving = Moving(jnp.asarray(far(both)), jnp.asarray(rates(at, parts)))
+    def moved(**rates):
+        rate = put(at, [(parts[label].layout, np.full(parts[label].layout.size, value)) for label, value in rates.items()])
+        moving = Moving(jnp.asarray(far(both)), rate)
         outcome = next(iter(tune(both, [Job(task, 0)], np.zeros((1, at.size), np.float32), training, deltas.Reading(max_input=8, max_target=4),
                                  decode=scaled, constants=moving, in_flight=1)))[0]
         change = np.asarray(scaled(jnp.asarray(outcome.vector), moving)) - far(both)
@@ -80,7 +81,7 @@ def test_a_part_of_rate_zero_stays_and_the_others_move_at_their_rates(both):
         return {label: np.concatenate([np.abs(value).ravel() for name, value in of.items() if f".{label}." in name])
                 for label in ("bitfit", "adapter")}
 
-    in_turn, together = moved({"adapter": 1.0}), moved({"bitfit": 0.5, "adapter": 2.0})
+    in_turn, together = moved(bitfit=0.0, adapter=1.0), moved(bitfit=0.5, adapter=2.0)
     assert (in_turn["bitfit"] == 0).all()
     assert in_turn["adapter"].max() == pytest.approx(2e-2, rel=0.1)  # two steps of Adam at 1e-2
     assert together["bitfit"].max() == pytest.approx(1e-2, rel=0.1)
@@ -92,5 +93,5 @@ def test_bad_parts(backbone, parts, both, refused):
         joined(backbone, [])
     with refused("together", "adapter"):
         joined(backbone, [replace(parts["adapter"], config=deltas.Adapter(bottleneck=2))])
-    with refused("prefix", "no parameter"):
-        rates(both.layout, {"prefix": 1.0})
+    with refused("layout", "adapter"):
+        put(both.layout, [(parts["bitfit"].layout, parts["bitfit"].theta0)])

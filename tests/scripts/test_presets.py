@@ -173,6 +173,7 @@ def test_combinability_goes_on_where_it_was_killed_and_freezes_what_came_before(
     ("combinability", {"templates": {"plain": "no text"}}, ("{input}",)),
     ("combinability", {"templates": {"a/b": "{input}"}}, ("a/b",)),
     ("combinability", {"templates": {}}, ("templates",)),
+    ("combinability", {"types": ["bitfit", "adapter:bottleneck=2,label=a-b"]}, ("a-b", "label")),
 ])  # fmt: skip
 def test_bad_settings(place, refuses, kind, changes, words):
     refuses(*words, args=args_of(place, kind, "bad", **changes))
