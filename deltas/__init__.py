@@ -5,6 +5,7 @@ types        the delta types: frozen configurations that build the parts
 attach       put deltas on sites and take them off, in any order; merge them into the weights
 opening      sites in a module of one's own
 compose      several solutions on one backbone, or each row of a batch with its own
+combining    several types in one solution, together or one after the other
 layout       parameters ↔ one vector θ ∈ R^D
 functional   a backbone with a delta as pure functions of θ
 tasks        tab-separated folders, the gym, metrics, batches
@@ -12,6 +13,7 @@ verbalizer   how an encoder answers
 evaluation   scores of many θ at once
 tuning       the engine that tunes many vectors at once
 training     independent solutions into a bank
+convergence  how fast a solution was found
 bank         a folder of solutions θ − θ0
 sharing      one solution as one file
 checkpoints  PEFT's and AdapterHub's folders ↔ solutions

@@ -21,6 +21,7 @@
     redraw     all pictures that a folder's files allow                             landscape/redrawing.py
     charts, trust, heatmaps, taskmap                                                pictures of subspaces and studies
     accuracies, ensembling                                                          of continual learning, of weight ensembling
+    draw_transfer, draw_dots, draw_courses                                          of tasks and methods
 
 All but the pictures are arrays in, arrays out, and do not know matplotlib. `Surface.space`, `Walk.where` and `Bending.where` say which space was
 perturbed.
@@ -46,8 +47,10 @@ from landscape.surface import Mark, Surface, Trail
 from landscape.walk import Walk
 
 if TYPE_CHECKING:
-    from landscape.charts import bars, curve, matrix, seen_codes, spectrum
     from landscape.accuracies import draw_accuracy_matrices, draw_accuracy_steps
+    from landscape.charts import bars, curve, matrix, seen_codes, spectrum
+    from landscape.courses import draw_courses
+    from landscape.dots import draw_dots
     from landscape.ensembling import draw_blocks, draw_gains, draw_weights
     from landscape.heatmaps import similarities
     from landscape.interactive import draw_page
@@ -61,13 +64,14 @@ if TYPE_CHECKING:
     from landscape.spectral_figures import draw_densities, draw_eigenvalues
     from landscape.style import Estimate
     from landscape.taskmap import draw_map
+    from landscape.transfer_map import draw_transfer
     from landscape.trust import agreement, angles, reconstruction, score_curves, spectra
 
 _FIGURES = {
     "Estimate": "style", "draw_map": "taskmap", "draw_multiples": "multiples", "draw_overlaps": "overlap_maps", "draw_page": "interactive",
     "draw_profiles": "profiles", "draw_relief": "relief", "draw_sharpness": "sharpness_figure", "redraw": "redrawing",
-    "similarities": "heatmaps",
     **dict.fromkeys(("draw_accuracy_matrices", "draw_accuracy_steps"), "accuracies"),
+    "similarities": "heatmaps", "draw_courses": "courses", "draw_dots": "dots", "draw_transfer": "transfer_map",
     **dict.fromkeys(("plot", "draw_combined", "draw_overlap"), "plotting"),
     **dict.fromkeys(("draw_blocks", "draw_gains", "draw_weights"), "ensembling"),
     **dict.fromkeys(("draw_densities", "draw_eigenvalues"), "spectral_figures"),
@@ -79,12 +83,12 @@ __all__ = [
     "Around", "Average", "Bending", "Curve", "Density", "Eigen", "End", "Estimate", "Ground", "Mark", "Matrix", "Measures", "Objective",
     "Overlap", "Path", "Profile", "Region", "Rows", "Sampled", "Section", "Surface", "Traced", "Trail", "Trajectory", "Walk", "Worst",
     "adaptive", "agreement", "angles", "average_case", "bars", "bend", "by_plane", "change_of_weights", "code_end", "combined", "connected",
-    "curve", "draw_accuracy_matrices", "draw_accuracy_steps", "draw_blocks", "draw_combined", "draw_densities", "draw_eigenvalues",
-    "draw_gains", "draw_map", "draw_multiples", "draw_overlap", "draw_overlaps", "draw_page", "draw_profiles", "draw_relief",
-    "draw_sharpness", "draw_weights", "eigenvalues", "gauss_newton", "hessian", "in_theta", "in_weights", "in_z", "join", "matrix",
-    "matrix_of", "of_trajectory", "overlaps", "plane", "plot", "profile", "random_directions", "reconstruction", "redraw", "region",
-    "score_curves", "seen_codes", "shared_directions", "side_by_side", "similarities", "spectra", "spectral_density", "spectrum",
-    "straight", "survey", "theta_ends", "trace", "worst_case",
+    "curve", "draw_accuracy_matrices", "draw_accuracy_steps", "draw_blocks", "draw_combined", "draw_courses", "draw_densities", "draw_dots",
+    "draw_eigenvalues", "draw_gains", "draw_map", "draw_multiples", "draw_overlap", "draw_overlaps", "draw_page", "draw_profiles",
+    "draw_relief", "draw_sharpness", "draw_transfer", "draw_weights", "eigenvalues", "gauss_newton", "hessian", "in_theta", "in_weights",
+    "in_z", "join", "matrix", "matrix_of", "of_trajectory", "overlaps", "plane", "plot", "profile", "random_directions", "reconstruction",
+    "redraw", "region", "score_curves", "seen_codes", "shared_directions", "side_by_side", "similarities", "spectra", "spectral_density",
+    "spectrum", "straight", "survey", "theta_ends", "trace", "worst_case",
 ]  # fmt: skip
 
 

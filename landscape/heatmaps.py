@@ -74,9 +74,9 @@ def similarities(
             ax.spines[:].set_visible(False)
             ax.set_title(label, loc="left", fontsize=9)
             if order is None:
-                _separate(ax, [kinds[i] for i in places])
+                mark_categories(ax, [kinds[i] for i in places])
             if number == 0:
-                _names(ax, [tasks[i] for i in places], [look[kinds[i]] for i in places] if many else None, side, size)
+                name_rows(ax, [tasks[i] for i in places], [look[kinds[i]] for i in places] if many else None, side, size)
             left += side + 0.12
         if linkage is not None:
             _tree(axes(0.03, tree - 0.05), linkage, n)
@@ -117,7 +117,7 @@ def _range(shown: Mapping[str, np.ndarray]) -> tuple[float, bool]:
     return most, bool(np.abs(off).max() > most)
 
 
-def _names(ax: Axes, tasks: Sequence[str], marks: Sequence[tuple[str, str]] | None, side: float, size: float) -> None:
+def name_rows(ax: Axes, tasks: Sequence[str], marks: Sequence[tuple[str, str]] | None, side: float, size: float) -> None:
     """The tasks at the left, with their category's marker between name and map."""
     for row, task in enumerate(tasks):
         if size >= READABLE:
@@ -130,7 +130,8 @@ def _names(ax: Axes, tasks: Sequence[str], marks: Sequence[tuple[str, str]] | No
                     clip_on=False)
 
 
-def _separate(ax: Axes, kinds: Sequence[str]) -> None:
+def mark_categories(ax: Axes, kinds: Sequence[str]) -> None:
+    """Lines between the groups of a square map's rows, and of its columns."""
     for row in range(1, len(kinds)):
         if kinds[row] != kinds[row - 1]:
             ax.axhline(row - 0.5, color=SOFT, linewidth=0.7)

@@ -11,6 +11,10 @@ from typing import Any
 KINDS: dict[str, tuple[str, str]] = {
     "continual": (".continual", "Continual"),
     "ensemble": (".ensemble", "Ensemble"),
+    "performance": (".presets.performance", "Performance"),
+    "convergence": (".presets.convergence", "Convergence"),
+    "combinability": (".presets.combinability", "Combinability"),
+    "transferability": (".presets.transferability", "Transferability"),
 }
 """kind → module and class: a dataclass of settings with `out: Path` and `run()`."""
 

@@ -10,7 +10,8 @@ choosing k       choosing, validation, stability, similarity, maps; remembered: 
 working in it    optimize (several: types at once), gradient_free, few_shot, warm_start, transfer, merging (rules), project, export
 one after another continual: classes learned step by step (a package of its own)
 growing          growth: newcomers; compression: a bank as bases and codes
-scores           relative and chance-normalised scores with bootstrap intervals
+scores           relative and chance-normalised scores with bootstrap intervals; ranking: which method is better, task by task;
+                 task_transfer: what a task's solution is worth on others, inside a category and across
 inspection       what a subspace holds, for `deltas.inspect`
 """
 
