@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from .arbitrary import Arbitrary
 from .bench_command import Bench
 from .compress import Compress
 from .convert import Convert
@@ -37,6 +38,7 @@ Commands = (
     | Annotated[Compress, tyro.conf.subcommand("compress")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Arbitrary, tyro.conf.subcommand("arbitrary")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-KINDS: dict[str, tuple[str, str]] = {}
+KINDS: dict[str, tuple[str, str]] = {
+    "arbitrary": (".arbitrary", "Arbitrary"),
+}
 """kind → module and class: a dataclass of settings with `out: Path` and `run()`."""
 
 
