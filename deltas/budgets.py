@@ -19,6 +19,8 @@ from deltas.errors import InputError
 
 DRAWS = 2000
 """Of a bootstrap."""
+ROUNDING = 1e-9
+"""Two scores nearer than this are equal: shares of few rows often are, but for their last bits."""
 
 
 def log_grid(least: int, most: int, count: int) -> list[int]:
@@ -72,7 +74,7 @@ def lasting(budgets: Sequence[int], margins: Float[np.ndarray, "*draws budgets"]
         budgets: rising.
         margins: the mean score less the level it has to hold, at each budget.
     """
-    good = margins > 0 if strict else margins >= 0
+    good = margins > ROUNDING if strict else margins >= -ROUNDING
     lasts = np.flip(np.logical_and.accumulate(np.flip(good, -1), axis=-1), -1)
     first = np.where(lasts.any(-1), lasts.argmax(-1), len(budgets))
     return np.append(np.asarray(budgets, float), np.inf)[first]

@@ -35,8 +35,8 @@ class Arbitrary:
     """The smallest budget; the smallest group where not given (one for all, or one a backbone)"""
     most: tuple[int, ...] = ()
     """The largest budget; all groups together where not given (one for all, or one a backbone)"""
-    structures: int = 3
-    """Keys by which structures are drawn"""
+    structures: tuple[int, ...] = (3,)
+    """How many keys structures are drawn by (one for all, or one a backbone)"""
     first_structure: int = 0
     """The first of the keys"""
     seeds: int = 1
@@ -91,21 +91,12 @@ class Arbitrary:
         from .arbitrary_runs import Ground
         from .trials import counted
 
-        names = ("budgets", "structures", "seeds", "noise_seeds", "batch_size", "dev_rows")
-        counted({"backbones": len(self.backbones), "steps": min(self.steps, default=0), **{name: getattr(self, name) for name in names},
+        names = ("budgets", "seeds", "noise_seeds", "batch_size", "dev_rows")
+        counted({"backbones": len(self.backbones), "steps": min(self.steps, default=0), "structures": min(self.structures, default=0),
+                 **{name: getattr(self, name) for name in names},
                  "test_rows": 1 if self.test_rows is None else self.test_rows})
         if not 0 <= self.tolerance < 1:
             raise InputError(f"expected a tolerance from 0 to 1, got {self.tolerance}; choose another")
         if twice := {name for name in self.backbones if self.backbones.count(name) > 1}:
             raise InputError(f"expected every backbone once, got {min(twice)} twice; remove one")
         return [Ground.of(self, number) for number in range(len(self.backbones))]
-
-    def of(self, field: str, number: int) -> Any:
-        """The field's value for one backbone; None of an empty one."""
-        from deltas.errors import InputError
-
-        values: tuple[Any, ...] = getattr(self, field)
-        if len(values) not in (0, 1, len(self.backbones)) or not (values or field in ("least", "most")):
-            raise InputError(f"expected one of {field} for all backbones or one for each of {len(self.backbones)}, got {len(values)}; "
-                             "mend the list")
-        return values[number % len(values)] if values else None

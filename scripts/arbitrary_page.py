@@ -84,8 +84,7 @@ def page(curves: Sequence[Curves], told: dict[str, Any]) -> Page:
     caption = (f"P_low: the least number of trained parameters from which the mean score stays above chance + {first.tolerance:g}; P_gain: "
                f"above the bare backbone too; P_high: from which it stays at or above full fine-tuning − {first.tolerance:g}; 95% intervals of "
                "a bootstrap over tasks, structures and seeds. Spread: standard deviation of the score, in points of a hundredth, over "
-               f"{first.structures} structures of equal P, the noise of training taken off, all budgets together; noise: over the seeds of one "
-               "structure.")
+               "structures of equal P, the noise of training taken off, all budgets together; noise: over the seeds of one structure.")
     return Page(
         title="Arbitrary structures at any budget", asked=ASKED, headline=_headline(told),
         main=Main(heads=heads, rows=main, caption=caption, words=5), findings=_findings(told), claims=_claims(told),
@@ -143,9 +142,9 @@ def _headline(told: dict[str, Any]) -> Finding:
     parts = []
     for name, t in told.items():
         low, high = (Threshold(**t["thresholds"][which]) for which in ("low", "high"))
+        above = f"above chance from {_short(low.value)} trained parameters" if low.value is not None else "at no budget above chance"
         reached = f"as good as full fine-tuning from {_short(high.value)}" if high.value is not None else "never as good as full fine-tuning"
-        parts.append(f"{name} ({_short(t['parameters'])}) is above chance from " + (_short(low.value) if low.value is not None else "no budget")
-                     + f" trained parameters and {reached}")
+        parts.append(f"{name} ({_short(t['parameters'])}) is {above}, and {reached}")
     return Finding("note", "; ".join(parts) + ".")
 
 

@@ -19,7 +19,7 @@ from subspace.scores import interval
 from .arbitrary import Arbitrary
 from .experiment import Experiment
 from .options import load_tasks
-from .trials import Trials, parameters_of
+from .trials import Trials, of_backbone, parameters_of, patterns_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Ground:
     rates: list[float]
     full_rate: float
     steps: int
+    structures: int
 
     @classmethod
     def of(cls, settings: Arbitrary, number: int) -> Self:
@@ -44,8 +45,8 @@ class Ground:
         Raises:
             InputError: no such backbone, task or site; budgets outside of what its groups allow; rates that are no numbers.
         """
-        own = {field: settings.of(field, number) for field in ("tasks", "names", "decode", "exclude", "least", "most", "steps", "rates",
-                                                               "full_rate")}
+        own = {field: of_backbone(settings, field, number, optional=field in ("least", "most")) for field in (
+            "tasks", "names", "decode", "exclude", "least", "most", "steps", "rates", "full_rate", "structures")}
         tasks = load_tasks(own["tasks"], tuple(filter(None, own["names"].split("+"))))
         reading = deltas.Reading(max_input=settings.max_input, max_target=settings.max_target, decode=own["decode"],
                                  buckets=(settings.max_input,))
@@ -54,17 +55,18 @@ class Ground:
         for task in tasks:
             if not task.labels and (backbone.kind == "encoder" or reading.decode == "rank"):
                 raise InputError(f"expected label words to rank for task {task.name}, got a task without; use decode 'generate'")
-        exclude = tuple(filter(None, own["exclude"].split("+")))
-        groups = Structure(budget=1, share=settings.share, exclude=exclude).groups(deltas.sites(backbone.module))
+        places = deltas.sites(backbone.module)
+        groups = Structure(budget=1, share=settings.share, exclude=(exclude := patterns_of(own["exclude"], places))).groups(places)
         budgets = budgets_between([group.size for group in groups], settings.budgets, own["least"], own["most"])
         return cls(settings=settings, name=Path(source).name, backbone=backbone, tasks=tasks, reading=reading, exclude=exclude,
-                   budgets=budgets, rates=_rates(own["rates"], len(budgets)), full_rate=own["full_rate"], steps=own["steps"])
+                   budgets=budgets, rates=_rates(own["rates"], len(budgets)), full_rate=own["full_rate"], steps=own["steps"],
+                   structures=own["structures"])
 
     # ------------------------------------------------------------ training
     @property
     def keys(self) -> range:
         """Of the structures."""
-        return range(self.settings.first_structure, self.settings.first_structure + self.settings.structures)
+        return range(self.settings.first_structure, self.settings.first_structure + self.structures)
 
     def seeds(self, structure: int | None) -> range:
         """Of a structure's trainings, or of full fine-tuning's."""
@@ -84,11 +86,12 @@ class Ground:
         for task in self.tasks:
             for control, score in trials.controls(task).items():
                 rows.append({"backbone": self.name, "task": task.name, "control": control, "metric": task.metric, "score": score})
-        for budget, rate in zip(self.budgets, self.rates, strict=True):
-            for key in self.keys:
+        rows += self._trained(trials, Full(exclude=self.exclude), self.full_rate, tell, None, None)
+        for key in self.keys:
+            for budget, rate in zip(self.budgets, self.rates, strict=True):
                 config = Structure(label=f"b{budget}-s{key}", budget=budget, structure=key, share=self.settings.share, exclude=self.exclude)
                 rows += self._trained(trials, config, rate, tell, budget, key)
-        return rows + self._trained(trials, Full(exclude=self.exclude), self.full_rate, tell, None, None)
+        return rows
 
     def _trained(self, trials: Trials, config: DeltaType, rate: float, tell: Callable[[int, str], None], budget: int | None,
                  key: int | None) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 KINDS: dict[str, tuple[str, str]] = {
     "arbitrary": (".arbitrary", "Arbitrary"),
+    "efficiency": (".presets.efficiency", "Efficiency"),
+    "scale": (".presets.scale", "Scale"),
 }
 """kind → module and class: a dataclass of settings with `out: Path` and `run()`."""
 

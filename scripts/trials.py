@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import deltas
+from deltas.attach import select
 from deltas.evaluation import Exam, evaluate_each
 from deltas.functional import Attached
 from deltas.tasks import chance
@@ -83,3 +84,28 @@ def counted(settings: Mapping[str, int]) -> None:
     for name, value in settings.items():
         if value < 1:
             raise deltas.InputError(f"expected {name} of at least 1, got {value}; raise it")
+
+
+def of_backbone(settings: Any, field: str, number: int, optional: bool = False) -> Any:
+    """One backbone's value of a field that has one value for all or one a backbone; None of an `optional` one that is empty.
+
+    Raises:
+        InputError: any other number of values.
+    """
+    values = getattr(settings, field)
+    if len(values) not in (1, len(settings.backbones)) and not (optional and not values):
+        raise deltas.InputError(f"expected one of {field} for all backbones or one for each of {len(settings.backbones)}, got {len(values)}; "
+                                "mend the list")
+    return values[number % len(values)] if values else None
+
+
+def patterns_of(text: str, places: Mapping[str, Any]) -> tuple[str, ...]:
+    """Patterns of sites that are joined by +.
+
+    Raises:
+        InputError: one that matches no site of `places`.
+    """
+    patterns = tuple(filter(None, text.split("+")))
+    for pattern in patterns:
+        select(places, (pattern,))
+    return patterns
