@@ -114,9 +114,8 @@ def _short(count: float) -> str:
 
 def _points(spread: dict[str, Any]) -> tuple[Number, Number]:
     """The spread of structures and the noise of seeds, in hundredths of the score."""
-    both = [spread["structure"], *(spread["interval"] or []), spread["noise"]]
-    structure, *ends, noise = [None if value is None else 100 * value for value in both]
-    return number(structure, ends), number(noise)
+    structure, noise = (None if spread[name] is None else 100 * spread[name] for name in ("structure", "noise"))
+    return number(structure, [100 * end for end in spread["interval"] or []]), number(noise)
 
 
 def _by_budget(told: dict[str, Any]) -> Section:

@@ -26,9 +26,10 @@ def write(made: Experiment, rows: list[dict[str, Any]], sizes: Mapping[str, int]
     """Draw the figure, and write table, summary and report."""
     cells = summarised(rows, sizes)
     with made.bars.stage("draw", 1):
-        series = {name: {sizes[cell["backbone"]]: tuple(Estimate(*_bounds(cell[what])) for what in ("score", "converged"))
-                         for cell in cells if (cell["method"], cell["selection"]) == name}
-                  for name in dict.fromkeys((cell["method"], cell["selection"]) for cell in cells)}
+        series: dict[tuple[str, str], dict[int, tuple[Estimate, Estimate]]] = {}
+        for cell in cells:
+            points = series.setdefault((cell["method"], cell["selection"]), {})
+            points[sizes[cell["backbone"]]] = (_estimate(cell["score"]), _estimate(cell["converged"]))
         draw_scale(series, made.out / "figures" / "scale.png", names={sizes[name]: name for name in sizes}, part=made.settings.part)
     return made.write(rows, COLUMNS, {"cells": cells, "sizes": dict(sizes)}, page(cells, sizes, made.settings.part))
 
@@ -67,9 +68,8 @@ def _entry(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     return {"value": mean, "interval": interval(values) if values else None}
 
 
-def _bounds(entry: Mapping[str, Any]) -> tuple[float, float, float]:
-    low, high = entry["interval"] or (np.nan, np.nan)
-    return (np.nan if entry["value"] is None else entry["value"], low, high)
+def _estimate(entry: Mapping[str, Any]) -> Estimate:
+    return Estimate(np.nan if entry["value"] is None else entry["value"], *(entry["interval"] or (np.nan, np.nan)))
 
 
 def _number(entry: Mapping[str, Any]) -> Number:
