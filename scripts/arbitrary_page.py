@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from deltas.budgets import Threshold
 from landscape.budget_curves import BudgetPanel, draw_budgets
 from landscape.style import Estimate
 from subspace.scores import interval
@@ -18,6 +17,7 @@ from .report_data import Number
 from .report_findings import Finding
 
 COLUMNS = ("backbone", "task", "budget", "structure", "seed", "control", "metric", "parameters", "score", "dev", "step", "rate")
+WHICH = ("low", "gain", "high")
 ASKED = ("Any parameters of a backbone and of deltas on it, drawn by a key: how many of them does it take to be better than chance, how many "
          "to be as good as full fine-tuning, and does it matter which?")
 SOURCE = "Su et al. 2023, Arbitrary Few Parameters are Good Enough for Adapting Large-scale Pre-trained Language Models, arXiv 2306.02320."
@@ -63,8 +63,8 @@ def told(c: Curves) -> dict[str, Any]:
         "parameters": c.parameters, "full_parameters": next(row["parameters"] for row in c.rows if row["control"] == "full"),
         "tasks": [task.name for task in c.ground.tasks], "budgets": c.ground.budgets, "rates": c.ground.rates,
         "chance": float(c.chance.mean()), "zero_shot": float(c.zero_shot.mean()), "full": panel(c).full._asdict(),
-        "thresholds": {which: vars(c.threshold(which)) for which in ("low", "gain", "high")},
-        "thresholds_by_task": {task.name: {which: vars(c.threshold(which, t)) for which in ("low", "gain", "high")}
+        "thresholds": {which: vars(c.threshold(which)) for which in WHICH},
+        "thresholds_by_task": {task.name: {which: vars(c.threshold(which, t)) for which in WHICH}
                                for t, task in enumerate(c.ground.tasks)},
         "spread": spreads[None], "spread_by_budget": {str(budget): s for budget, s in spreads.items() if budget is not None},
         "scores": {str(budget): estimate._asdict() for budget, estimate in panel(c).mean.items()},
@@ -79,7 +79,7 @@ def page(curves: Sequence[Curves], told: dict[str, Any]) -> Page:
     main = []
     for name, t in told.items():
         full = number(t["full"]["value"], [t["full"]["low"], t["full"]["high"]])
-        main.append([name, _short(t["parameters"]), *(words(Threshold(**t["thresholds"][which])) for which in ("low", "gain", "high")),
+        main.append([name, _short(t["parameters"]), *(words(t, t["thresholds"][which]) for which in WHICH),
                      t["chance"], t["zero_shot"], full, *_points(t["spread"])])
     caption = (f"P_low: the least number of trained parameters from which the mean score stays above chance + {first.tolerance:g}; P_gain: "
                f"above the bare backbone too; P_high: from which it stays at or above full fine-tuning − {first.tolerance:g}; 95% intervals of "
@@ -96,12 +96,16 @@ def page(curves: Sequence[Curves], told: dict[str, Any]) -> Page:
         source=SOURCE)
 
 
-def words(found: Threshold) -> str:
-    """A budget and its interval."""
-    if found.value is None:
-        return f"not reached (in {found.reached:.0%} of draws)"
-    ends = [_short(found.low) if found.low is not None else "∞", _short(found.high) if found.high is not None else "∞"]
-    return f"{_short(found.value)} [{ends[0]}, {ends[1]}]"
+def words(t: dict[str, Any], found: dict[str, Any]) -> str:
+    """A threshold of one backbone and its interval; at the smallest budget tried, it may lie below."""
+    if found["value"] is None:
+        return f"not reached (in {found['reached']:.0%} of draws)"
+    ends = ["∞" if end is None else _short(end) for end in (found["low"], found["high"])]
+    return f"{_at(t, found['value'])} [{ends[0]}, {ends[1]}]"
+
+
+def _at(t: dict[str, Any], budget: int) -> str:
+    return ("≤ " if budget == t["budgets"][0] else "") + _short(budget)
 
 
 def _short(count: float) -> str:
@@ -130,7 +134,7 @@ def _by_budget(told: dict[str, Any]) -> Section:
 
 
 def _by_task(told: dict[str, Any]) -> Section:
-    rows = [[name, task, *(words(Threshold(**found[which])) for which in ("low", "gain", "high"))]
+    rows = [[name, task, *(words(t, found[which]) for which in WHICH)]
             for name, t in told.items() for task, found in t["thresholds_by_task"].items()]
     heads = ["backbone", "task", "P_low", "P_gain", "P_high"]
     return Section(title="By task", tables=[plain(heads, rows, "Intervals over structures and seeds.", 5)])
@@ -140,9 +144,9 @@ def _by_task(told: dict[str, Any]) -> Section:
 def _headline(told: dict[str, Any]) -> Finding:
     parts = []
     for name, t in told.items():
-        low, high = (Threshold(**t["thresholds"][which]) for which in ("low", "high"))
-        above = f"above chance from {_short(low.value)} trained parameters" if low.value is not None else "at no budget above chance"
-        reached = f"as good as full fine-tuning from {_short(high.value)}" if high.value is not None else "never as good as full fine-tuning"
+        low, high = (t["thresholds"][which]["value"] for which in ("low", "high"))
+        above = f"above chance from {_at(t, low)} trained parameters" if low is not None else "at no budget above chance"
+        reached = f"as good as full fine-tuning from {_at(t, high)}" if high is not None else "never as good as full fine-tuning"
         parts.append(f"{name} ({_short(t['parameters'])}) is {above}, and {reached}")
     return Finding("note", "; ".join(parts) + ".")
 
@@ -170,27 +174,28 @@ def _claims(told: dict[str, Any]) -> list[tuple[str, str, str]]:
         verdict = {"below": "it does", "above": "the other way round", "same": "cannot be told"}.get(smaller, "not known")
         claims.append(("structure matters less as the model grows",
                        f"{verdict}: " + ", ".join(f"{n} {s}" for n, s in zip(names, spreads, strict=True)), differ))
-        highs = [Threshold(**t["thresholds"]["high"]) for t in entries]
-        claims.append(("P_high falls with scale", f"{_trend(highs)}: " + ", ".join(f"{n} {words(h)}" for n, h in zip(names, highs, strict=True)),
+        highs = [t["thresholds"]["high"] for t in entries]
+        claims.append(("P_high falls with scale", f"{_trend([h['value'] for h in highs])}: "
+                       + ", ".join(f"{name} {words(t, high)}" for (name, t), high in zip(told.items(), highs, strict=True)),
                        f"{differ}; full fine-tuning has as few steps as the deltas"))
     for name, t in told.items():
-        lows = {task: Threshold(**found["low"]) for task, found in t["thresholds_by_task"].items()}
+        lows = {task: found["low"] for task, found in t["thresholds_by_task"].items()}
         if len(lows) > 1:
-            values = [low.value for low in lows.values()]
+            values = [low["value"] for low in lows.values()]
             known = [v for v in values if v is not None]
             same = len(known) == len(values) and max(known) <= 10 * min(known)
             claims.append((f"P_low is about the same across tasks ({name})",
                            f"{'within a factor of ten' if same else 'it is not'}: "
-                           + ", ".join(f"{task} {words(low)}" for task, low in lows.items()),
+                           + ", ".join(f"{task} {words(t, low)}" for task, low in lows.items()),
                            f"chance is {t['chance']:.2f}, the bare backbone {t['zero_shot']:.2f}: where the latter is above chance, few "
                            "parameters are too"))
     return claims
 
 
-def _trend(highs: Sequence[Threshold]) -> str:
+def _trend(highs: Sequence[int | None]) -> str:
     """Whether the thresholds fall from the smallest backbone to the largest."""
-    values = [float("inf") if high.value is None else high.value for high in highs]
-    if all(high.value is None for high in highs):
+    values = [float("inf") if high is None else high for high in highs]
+    if all(high is None for high in highs):
         return "reached on no backbone"
     falling = all(b <= a for a, b in pairwise(values)) and values[-1] < values[0]
     return "it does" if falling else "it does not"

@@ -108,7 +108,8 @@ def told_of(parameters, high, structure, lows=(100, 200)):
     def at(value):
         return {"value": value, "low": value, "high": value, "reached": float(value is not None)}
 
-    return {"parameters": parameters, "chance": 0.5, "zero_shot": 0.6, "thresholds": {"low": at(100), "gain": at(None), "high": at(high)},
+    return {"parameters": parameters, "budgets": [100, 5000], "chance": 0.5, "zero_shot": 0.6,
+            "thresholds": {"low": at(100), "gain": at(None), "high": at(high)},
             "spread": {"structure": structure[1], "interval": [structure[0], structure[2]], "noise": 0.01},
             "thresholds_by_task": {f"task{n}": {"low": at(low)} for n, low in enumerate(lows)}}
 
@@ -118,8 +119,8 @@ def test_claims_are_made_of_the_numbers():
     structure, high, alike, unlike = [claim[1] for claim in _claims({"small": small, "large": large})]
     assert structure == "it does: small 5.00 [4.00, 6.00], large 1.00 [0.00, 2.00]"
     assert high == "it does: small 5 k [5 k, 5 k], large 300 [300, 300]"
-    assert alike.startswith("within a factor of ten")
-    assert unlike.startswith("it is not: task0 100")
+    assert alike == "within a factor of ten: task0 ≤ 100 [100, 100], task1 200 [200, 200]"
+    assert unlike.startswith("it is not: task0 ≤ 100")
     structure, high, *_ = [claim[1] for claim in _claims({"small": large, "large": told_of(1, None, (0.01, 0.02, 0.03))})]
     assert structure.startswith("cannot be told")
     assert high.startswith("it does not: small 300 [300, 300], large not reached (in 0% of draws)")
@@ -127,4 +128,4 @@ def test_claims_are_made_of_the_numbers():
     assert "structure matters at equal budget" in matters.text
     assert "no effect of structure that could be told from noise" in hidden.text
     assert _headline({"large": told_of(2_000_000, None, (0, 0, 0))}).text == (
-        "large (2 M) is above chance from 100 trained parameters, and never as good as full fine-tuning.")
+        "large (2 M) is above chance from ≤ 100 trained parameters, and never as good as full fine-tuning.")
