@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from .arbitrary import Arbitrary
 from .bench_command import Bench
 from .compress import Compress
 from .continual import Continual
@@ -41,6 +42,7 @@ Commands = (
     | Annotated[Continual, tyro.conf.subcommand("continual")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Arbitrary, tyro.conf.subcommand("arbitrary")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 

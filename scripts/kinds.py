@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 KINDS: dict[str, tuple[str, str]] = {
+    "arbitrary": (".arbitrary", "Arbitrary"),
+    "combinability": (".presets.combinability", "Combinability"),
     "continual": (".continual", "Continual"),
+    "convergence": (".presets.convergence", "Convergence"),
+    "efficiency": (".presets.efficiency", "Efficiency"),
     "ensemble": (".ensemble", "Ensemble"),
     "performance": (".presets.performance", "Performance"),
-    "convergence": (".presets.convergence", "Convergence"),
-    "combinability": (".presets.combinability", "Combinability"),
+    "scale": (".presets.scale", "Scale"),
     "transferability": (".presets.transferability", "Transferability"),
 }
 """kind → module and class: a dataclass of settings with `out: Path` and `run()`."""

@@ -15,6 +15,7 @@ from deltas.attach import sites
 from deltas.backbones.architecture import Architecture
 from deltas.backbones.sites import Delta
 from deltas.backbones.transformer import Transformer
+from deltas.functional import Attached
 from deltas.types import Arbitrary, LoRA, Together
 
 SMALL = {"rank": 2, "bottleneck": 3, "length": 4}
@@ -140,3 +141,20 @@ def test_what_it_computes():
     merged = site.parts()[0].merged(site.plain())
     np.testing.assert_allclose(merged["kernel"], kernel, atol=1e-5)
     np.testing.assert_allclose(merged["bias"], w["bias"] + p["tensor.bias"], atol=1e-5)
+
+
+def test_the_order_of_the_sites_is_nothing_to_the_structure(places):
+    """Nor is the order of the kinds: both are a dictionary's or a file's, and may differ from one version to the next."""
+    backwards = dict(reversed(places.items()))
+    for budget in (100, 700, 1500):
+        config = Arbitrary(budget=budget, **SMALL)
+        turned = dataclasses.replace(config, kinds=config.kinds[::-1])
+        assert config.taken(places) == config.taken(backwards) == turned.taken(places)
+
+
+def test_attached_it_has_the_realised_count(backbone):
+    """What is trained is the count itself, with nothing beside it; two keys give two layouts of the same backbone."""
+    layouts = [Attached.of(backbone, Arbitrary(budget=900, structure=key, start="normal", **SMALL)).layout for key in (3, 3, 4)]
+    realised = [Arbitrary(budget=900, structure=key, **SMALL).realised(sites(backbone.module)) for key in (3, 3, 4)]
+    assert [layout.size for layout in layouts] == realised
+    assert layouts[0] == layouts[1] != layouts[2]
