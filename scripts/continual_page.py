@@ -154,7 +154,7 @@ def claims(rows: Rows, settings: Any) -> list[tuple[str, str, str]]:
             + (f", {points(ahead(rows, LAE, HEAD))} against the head on a frozen backbone" if types_of(rows, HEAD) else "")
             + f"; last {value(rows, 'last', LAE)}, average {value(rows, 'average', LAE)}",
             f"Other ground: ViT-B/16 of ImageNet-21k and whole image data sets there, {size}. The methods before it are prompt methods for ViT, "
-            "which were not run."))
+            f"which were not run.{_by_the_head(rows)}"))
     known = {step: d for step, method in ABLATED.items() if (d := ahead(rows, LAE, method)).known}
     if known:
         worth = "; ".join(f"{step} {points(d)}" for step, d in known.items())
@@ -171,6 +171,15 @@ def claims(rows: Rows, settings: Any) -> list[tuple[str, str, str]]:
                       f"The means lie within {100 * (max(n.value for n in lasts.values()) - min(n.value for n in lasts.values())):.1f} points; "
                       "learning rates were chosen a type."))
     return there
+
+
+def _by_the_head(rows: Rows) -> str:
+    """How much of LAE's lead the head alone has, where LAE leads and both were measured."""
+    lead, of_head = ahead(rows, LAE, SEQUENTIAL), ahead(rows, HEAD, SEQUENTIAL)
+    if not (lead.known and of_head.known and lead.value > 0):
+        return ""
+    return (f" Of its lead over sequential tuning {of_head.value / lead.value:.0%} is had by a head alone, trained with the local loss on the "
+            "frozen backbone.")
 
 
 # ------------------------------------------------------------------ tables and figures
