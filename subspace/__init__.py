@@ -8,12 +8,13 @@ decompositions   joint_svd (missing: where some solutions are), gcca, pca, autoe
                  controls: mean_only, random_basis (fastfood), shuffled
 choosing k       choosing, validation, stability, similarity, maps; remembered: Gram matrices asked for often
 working in it    optimize (several: types at once), gradient_free, few_shot, warm_start, transfer, merging (rules), project, export
+ensembling       a start for a new task: sources weighed by how near they are to it (a package of its own)
 growing          growth: newcomers; compression: a bank as bases and codes
 scores           relative and chance-normalised scores with bootstrap intervals
 inspection       what a subspace holds, for `deltas.inspect`
 """
 
-from subspace import inspection
+from subspace import ensembling, inspection
 from subspace.alignment import align_to, aligned
 from subspace.autoencoder import Autoencoder, autoencoder
 from subspace.base import Network, Part, Subspace
@@ -48,9 +49,9 @@ from subspace.validation import cross_validated, recommended
 from subspace.warm_start import WarmStart, warm_start
 
 __all__ = [
-    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources",
-    "Subspace", "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group",
-    "code_points", "compress", "cross_validated", "decompress", "duplicates", "export", "extend", "few_shot", "gather", "gather_folders",
+    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources", "Subspace",
+    "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group", "code_points",
+    "compress", "cross_validated", "decompress", "duplicates", "ensembling", "export", "extend", "few_shot", "gather", "gather_folders",
     "gaussian_null", "gcca", "gram_correlation", "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes",
     "merge_factors", "merge_solutions", "missed", "of_one_rank", "optimize", "optimize_many", "over_halves", "over_seeds", "pca",
     "permutation_null", "placed", "points_of", "project", "random_basis", "recommended", "refine", "remembered", "resumable", "scores_kept",
