@@ -8,14 +8,14 @@ decompositions   joint_svd (missing: where some solutions are), gcca, pca, autoe
                  controls: mean_only, random_basis (fastfood), shuffled
 choosing k       choosing, validation, stability, similarity, maps; remembered: Gram matrices asked for often
 working in it    optimize (several: types at once), gradient_free, few_shot, warm_start, transfer, merging (rules), project, export
-one after another continual: classes learned step by step (a package of its own)
+packages         ensembling: a start for a new task, sources weighed by how near they are to it; continual: classes learned step by step
 growing          growth: newcomers; compression: a bank as bases and codes
 scores           relative and chance-normalised scores with bootstrap intervals; ranking: which method is better, task by task;
                  task_transfer: what a task's solution is worth on others, inside a category and across
 inspection       what a subspace holds, for `deltas.inspect`
 """
 
-from subspace import inspection
+from subspace import continual, ensembling, inspection
 from subspace.alignment import align_to, aligned
 from subspace.autoencoder import Autoencoder, autoencoder
 from subspace.base import Network, Part, Subspace
@@ -50,10 +50,10 @@ from subspace.validation import cross_validated, recommended
 from subspace.warm_start import WarmStart, warm_start
 
 __all__ = [
-    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources",
-    "Subspace", "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group",
-    "code_points", "compress", "cross_validated", "decompress", "duplicates", "export", "extend", "few_shot", "gather", "gather_folders",
-    "gaussian_null", "gcca", "gram_correlation", "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes",
+    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources", "Subspace",
+    "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group", "code_points",
+    "compress", "continual", "cross_validated", "decompress", "duplicates", "ensembling", "export", "extend", "few_shot", "gather",
+    "gather_folders", "gaussian_null", "gcca", "gram_correlation", "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes",
     "merge_factors", "merge_solutions", "missed", "of_one_rank", "optimize", "optimize_many", "over_halves", "over_seeds", "pca",
     "permutation_null", "placed", "points_of", "project", "random_basis", "recommended", "refine", "remembered", "resumable", "scores_kept",
     "search", "sharded", "shuffled", "task_cosines", "task_map", "transfer", "type_similarity", "warm_start", "with_grams",

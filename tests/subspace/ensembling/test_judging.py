@@ -1,6 +1,7 @@
 """All sources over one target's rows: sums equal to those of one source, gradients equal to JAX's, and one batch at a time on the device."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
@@ -11,6 +12,7 @@ from deltas.functional import Attached
 from deltas.tuning import Job, Training
 from subspace.ensembling import batches_of, blocks_of, hidden_cosines, judge, learn_weights, of_one_type
 from subspace.ensembling.blocks import block_of
+from subspace.ensembling.learned import by_softmax, freely
 from subspace.rows import Stored
 
 READING = Reading(max_input=16, max_target=4, decode="rank")
@@ -99,6 +101,14 @@ def test_learned_weights_find_the_source_that_answers(lora, rows):
     exam = Exam.of(lora.backbone, job.task, "train", READING)
     losses = judge(lora, [np.mean(rows, axis=0), np.average(rows, axis=0, weights=mixed)], exam, rows_at_once=8).scores["loss"]
     assert losses[1] < losses[0]
+
+
+def test_learned_weights_begin_at_the_uniform_mean(lora, rows):
+    constants = (jnp.asarray(lora.theta0), jnp.asarray(np.stack(rows)))
+    for decode in (by_softmax, freely):
+        np.testing.assert_allclose(decode(jnp.zeros(3), constants), lora.theta0 + np.mean(rows, axis=0), atol=1e-6)
+    found = freely(jnp.array([0.0, -1.0, 2.0]), constants)
+    np.testing.assert_allclose(found, lora.theta0 + rows[0] / 3 - rows[1] * 2 / 3 + rows[2] * 7 / 3, atol=1e-5)
 
 
 def test_refused(lora, exam, rows, backbone, refused):
