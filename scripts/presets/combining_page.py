@@ -107,7 +107,7 @@ def page_of(ground: Ground, found: Sequence[Combined]) -> Page:
                   Section(title="By task", tables=[task_table(ground, groups)])],
         caveats=["A combination in turn has had as many updates for each of its types as a single type has in all.",
                  "Each type keeps the learning rate that was chosen for it alone, and its own start, in every combination.",
-                 "Few tasks and rows: intervals of means are wide, and combinations are compared task by task."],
+                 "Few tasks and rows: intervals of means are wide, and combinations are compared task by task.", ground.grain()],
         source=SOURCE)
 
 

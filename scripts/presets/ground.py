@@ -45,6 +45,12 @@ class Ground:
         """The backbone's, without the folders it lies in."""
         return Path(self.backbone.name).name
 
+    def grain(self) -> str:
+        """How far one score is to be trusted alone, in words."""
+        rows = self.settings.test_rows or min(len(task.test) for task in self.tasks)
+        return (f"A score of {rows} test rows alone is known to about ±{0.98 / rows**0.5:.2f} (95%, for shares of rows near a half); means over "
+                "tasks and seeds are known better.")
+
     @property
     def folder(self) -> Path:
         """The bank's."""

@@ -70,7 +70,7 @@ def page_of(ground: Ground, scores: dict[str, np.ndarray], controls: Controls, m
         sections=[*maps_of(scores), by_category(scores, controls, names, categories), controls_of(scores, controls, names, categories)],
         caveats=["Tasks of a category may share labels as well as content; both count as the category here.",
                  "The sources of one target are not independent of each other: intervals are over targets, and the test permutes categories.",
-                 "Categories are few and of unequal size: those with most tasks weigh most, inside and in the test."],
+                 "Categories are few and of unequal size: those with most tasks weigh most, inside and in the test.", ground.grain()],
         source=SOURCE)
 
 
