@@ -45,6 +45,12 @@ class Ground:
         """The backbone's, without the folders it lies in."""
         return Path(self.backbone.name).name
 
+    @property
+    def drawn(self) -> str:
+        """What means and intervals are over, in words."""
+        many = lambda n, what: f"{n} {what}{'s' * (n != 1)}"  # noqa: E731
+        return f"{many(len(self.tasks), 'task')} and {many(self.settings.seeds, 'seed')} with 95% intervals (tasks and seeds drawn)"
+
     def grain(self) -> str:
         """How far one score is to be trusted alone, in words."""
         rows = self.settings.test_rows or min(len(task.test) for task in self.tasks)

@@ -113,7 +113,7 @@ def page_of(ground: Ground, bank: Bank, scores: Any, controls: Any, ranks: dict[
         title="Performance of delta types", asked="How near does each delta type come to full fine-tuning, and with how many trained numbers?",
         headline=headline,
         main=Main(heads=["method", "trained", "score", "mean rank", *names], rows=rows, words=2,
-                  caption="Test scores: mean over tasks and seeds with 95% intervals (tasks and seeds drawn), then each task's mean over seeds. "
+                  caption=f"Test scores: mean over {ground.drawn}, then each task's mean over seeds. "
                   "Trained: numbers of the delta, as a share of the backbone's weights."),
         claims=[(f"{' > '.join(CLAIMED)} on T5-base, over 100 tasks", told(pairs), why)],
         sections=[Section(title="Score by method", figures={
