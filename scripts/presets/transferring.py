@@ -23,19 +23,16 @@ class Measured:
     gain: Sides
     above: Sides
     relative: Sides
-    inside: Mean
-    across: Mean
-    own: Mean
+    share_inside: Mean
+    share_across: Mean
+    own_gain: Mean
     own_above: Mean
-    bare_above: Mean
-    bare: Mean
+    zero_shot_above: Mean
+    zero_shot_relative: Mean
 
     def to_json(self) -> dict[str, Any]:
         """Every number."""
-        sides = {"gain": self.gain, "above_chance": self.above, "relative": self.relative}
-        means = {"share_inside": self.inside, "share_across": self.across, "own_gain": self.own, "own_above_chance": self.own_above,
-                 "zero_shot_above_chance": self.bare_above, "relative_zero_shot": self.bare}
-        return {name: one.to_json() for name, one in sides.items()} | {name: list(one) for name, one in means.items()}
+        return {name: list(one) if isinstance(one, tuple) else one.to_json() for name, one in vars(self).items()}
 
 
 def measure(scores: np.ndarray, controls: Controls, names: list[str], categories: dict[str, str]) -> Measured:

@@ -27,8 +27,8 @@ def page_of(ground: Ground, scores: dict[str, np.ndarray], controls: Controls, m
         asked="Does a solution of one task help on another one, without training, and is it the category that counts?",
         main=Main(heads=["type", "solutions", "score − zero-shot", "score − chance", "score / own", "share of the own gain"], words=2,
                   rows=[row for label, one in measured.items() for row in rows_of(label, one)],
-                  caption=f"Means over {ground.drawn}, of the tasks run on. Score / own, beside the target's own delta, flatters where chance is high; the share of what the own deltas gain over "
-                  "zero-shot is a quotient of sums."),
+                  caption=f"Means over {ground.drawn}, of the tasks run on. Score / own, beside the target's own delta, flatters where chance "
+                  "is high; the share of what the own deltas gain over zero-shot is a quotient of sums."),
         claims=[("zero-shot transfer is good inside a category", "; ".join(claim_of(label, one) for label, one in measured.items()), why)],
         sections=[*maps_of(scores), by_category(blocks), controls_of(scores, controls, names, categories)],
         caveats=["Tasks of a category may share labels as well as content; both count as the category here.",
@@ -41,11 +41,11 @@ def rows_of(label: str, one: Measured) -> list[list[object]]:
     """The main table's rows of one type."""
     gain, above, relative = one.gain, one.above, one.relative
     none = (None, None)
-    sides = (("inside a category", *((side.inside, side.inside_interval) for side in (gain, above, relative)), one.inside),
-             ("across categories", *((side.across, side.across_interval) for side in (gain, above, relative)), one.across),
+    sides = (("inside a category", *((side.inside, side.inside_interval) for side in (gain, above, relative)), one.share_inside),
+             ("across categories", *((side.across, side.across_interval) for side in (gain, above, relative)), one.share_across),
              ("inside − across", *((side.difference, side.difference_interval) for side in (gain, above, relative)), none),
-             ("own task", one.own, one.own_above, (1.0, None), (1.0, None)),
-             ("none (zero-shot)", (0.0, None), one.bare_above, one.bare, (0.0, None)))
+             ("own task", one.own_gain, one.own_above, (1.0, None), (1.0, None)),
+             ("none (zero-shot)", (0.0, None), one.zero_shot_above, one.zero_shot_relative, (0.0, None)))
     return [[label, what, *(number(*cell) for cell in cells)] for what, *cells in sides]
 
 
@@ -76,7 +76,7 @@ def controls_of(scores: dict[str, np.ndarray], controls: Controls, names: list[s
 def claim_of(label: str, one: Measured) -> str:
     """What was found of the claim, for one type."""
     return (f"{label}: gain inside {number(one.gain.inside, one.gain.inside_interval)}, across "
-            f"{number(one.gain.across, one.gain.across_interval)}; inside, it is {number(*one.inside)} of the own delta's gain")
+            f"{number(one.gain.across, one.gain.across_interval)}; inside, it is {number(*one.share_inside)} of the own delta's gain")
 
 
 def headline(measured: dict[str, Measured]) -> Finding:
@@ -108,10 +108,10 @@ def findings(measured: dict[str, Measured], blocks: dict[str, dict[str, dict[str
         if (above := one.above.inside_interval) is not None:
             word = "above" if above[0] > 0 else "below" if above[1] < 0 else "not told apart from"
             found.append(Finding("note", f"{label}: inside a category, transferred solutions are {word} chance "
-                                 f"({number(one.above.inside, above)}); the backbone alone is {number(*one.bare_above)} from it, own solutions "
-                                 f"{number(*one.own_above)}."))
-        for what, value, between, part in (("of the same category", one.gain.inside, one.gain.inside_interval, one.inside),
-                                           ("of another category", one.gain.across, one.gain.across_interval, one.across)):
+                                 f"({number(one.above.inside, above)}); the backbone alone is {number(*one.zero_shot_above)} from it, own "
+                                 f"solutions {number(*one.own_above)}."))
+        for what, value, between, part in (("of the same category", one.gain.inside, one.gain.inside_interval, one.share_inside),
+                                           ("of another category", one.gain.across, one.gain.across_interval, one.share_across)):
             if between:
                 found.append(_helps(f"{label}: a solution {what}", value, between, part))
     return found
