@@ -50,11 +50,14 @@ def measure(scores: np.ndarray, controls: Controls, names: list[str], categories
         return mean_of(known), interval(known)
 
     own = np.diagonal(scores, axis1=1, axis2=2)
-    values = (gain(scores, bare), gain(scores, chance), np.nan_to_num(relative(scores)))
-    sides = [inside_and_across(one, names, categories) for one in values]
-    shares = [share(scores, bare, pairs, names) for pairs in (inside, ~inside & ~np.eye(len(names), dtype=bool))]
     beside = np.divide(np.broadcast_to(bare, own.shape), own, out=np.full(own.shape, np.nan), where=own > 0)
-    return Measured(*sides, *shares, mean(own - bare), mean(own - chance), mean((bare - chance)[None]), mean(beside))
+    return Measured(
+        gain=inside_and_across(gain(scores, bare), names, categories),
+        above=inside_and_across(gain(scores, chance), names, categories),
+        relative=inside_and_across(np.nan_to_num(relative(scores)), names, categories),
+        share_inside=share(scores, bare, inside, names),
+        share_across=share(scores, bare, ~inside & ~np.eye(len(names), dtype=bool), names),
+        own_gain=mean(own - bare), own_above=mean(own - chance), zero_shot_above=mean((bare - chance)[None]), zero_shot_relative=mean(beside))
 
 
 def blocks_of(scores: np.ndarray, controls: Controls, names: list[str], categories: dict[str, str]) -> dict[str, dict[str, float]]:
