@@ -98,7 +98,7 @@ def page_of(ground: Ground, found: Sequence[Combined]) -> Page:
         asked="Do delta types do better together than alone, trained at once or one after the other, and what does a combination do to the gap "
         "between train and test rows?",
         main=Main(heads=["types", "trained", "template", "test", "train", "gap"], rows=main_rows(ground, groups), words=3,
-                  caption=f"Means over {len(ground.tasks)} tasks and {settings.seeds} seeds with 95% intervals (tasks and seeds drawn). Gap: "
+                  caption=f"Means over {ground.drawn}. Gap: "
                   f"train − test; train: the {settings.train_rows or 'whole'} rows trained on. Together: all types move at once, "
                   f"{settings.steps} steps. In turn: one after the other, {settings.steps} steps each, those before in place and frozen, "
                   "those after not yet there."),
@@ -107,7 +107,7 @@ def page_of(ground: Ground, found: Sequence[Combined]) -> Page:
                   Section(title="By task", tables=[task_table(ground, groups)])],
         caveats=["A combination in turn has had as many updates for each of its types as a single type has in all.",
                  "Each type keeps the learning rate that was chosen for it alone, and its own start, in every combination.",
-                 "Few tasks and rows: intervals of means are wide, and combinations are compared task by task."],
+                 "Few tasks and rows: intervals of means are wide, and combinations are compared task by task.", ground.grain()],
         source=SOURCE)
 
 

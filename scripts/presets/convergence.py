@@ -140,7 +140,7 @@ def page_of(ground: Ground, part: float, looks: Looks, speeds: Any, controls: di
         asked="How fast does each delta type get to where it ends?",
         main=Main(heads=["method", f"steps to {share} of the gain", f"steps to {share} of the fall of the loss", "mean score over the course",
                          "best score", "gained"], rows=rows,
-                  caption="On dev rows, means over tasks and seeds with 95% intervals (tasks and seeds drawn). Steps are to a share of the "
+                  caption=f"On dev rows, means over {ground.drawn}. Steps are to a share of the "
                   "method's own gain over the backbone alone, so a method that gains little may be done soon; those that gained nothing are "
                   "left out."),
         claims=[("full, then adapter ≈ LoRA, then prefix, then prompt; faster with scale", told(pairs, alike), why)],

@@ -46,6 +46,18 @@ class Ground:
         return Path(self.backbone.name).name
 
     @property
+    def drawn(self) -> str:
+        """What means and intervals are over, in words."""
+        many = lambda n, what: f"{n} {what}{'s' * (n != 1)}"  # noqa: E731
+        return f"{many(len(self.tasks), 'task')} and {many(self.settings.seeds, 'seed')} with 95% intervals (tasks and seeds drawn)"
+
+    def grain(self) -> str:
+        """How far one score is to be trusted alone, in words."""
+        rows = self.settings.test_rows or min(len(task.test) for task in self.tasks)
+        return (f"A score of {rows} test rows alone is known to about ±{0.98 / rows**0.5:.2f} (95%, for shares of rows near a half); means over "
+                "tasks and seeds are known better.")
+
+    @property
     def folder(self) -> Path:
         """The bank's."""
         return self.settings.bank or self.settings.out / "bank"

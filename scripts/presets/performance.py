@@ -83,7 +83,7 @@ def draw(ground: Ground, scores: dict[str, dict[str, list[float]]], controls: di
     points = {label: {task: sum(v) / len(v) for task, v in scores[label].items() if v} for label in order}
     references = {name.replace("_", "-"): sum(one[name] for one in controls.values()) / len(controls) for name in ("zero_shot", "chance")}
     draw_dots({"mean over tasks": {label: means[label] for label in order}}, ground.settings.out / "figures" / "performance.png", points=points,
-         references=references, xlabel="test score")
+              references=references, xlabel="test score")
 
 
 def page_of(ground: Ground, bank: Bank, scores: Any, controls: Any, ranks: dict[str, float], pairs: Any) -> Page:
@@ -113,11 +113,11 @@ def page_of(ground: Ground, bank: Bank, scores: Any, controls: Any, ranks: dict[
         title="Performance of delta types", asked="How near does each delta type come to full fine-tuning, and with how many trained numbers?",
         headline=headline,
         main=Main(heads=["method", "trained", "score", "mean rank", *names], rows=rows, words=2,
-                  caption="Test scores: mean over tasks and seeds with 95% intervals (tasks and seeds drawn), then each task's mean over seeds. "
+                  caption=f"Test scores: mean over {ground.drawn}, then each task's mean over seeds. "
                   "Trained: numbers of the delta, as a share of the backbone's weights."),
         claims=[(f"{' > '.join(CLAIMED)} on T5-base, over 100 tasks", told(pairs), why)],
         sections=[Section(title="Score by method", figures={
             "performance": "Large dots: mean over tasks with its 95% interval; small marks: each task's mean over seeds; dashed: controls."})],
         caveats=["Learning rates are one a method, chosen on dev rows; each solution is the one of its best look at the dev rows.",
-                 "Few tasks: an interval over them is wide, and differences between methods are drawn task by task."],
+                 "Few tasks: an interval over them is wide, and differences between methods are drawn task by task.", ground.grain()],
         source=SOURCE)

@@ -34,7 +34,8 @@ class Transferability(Preset):
 
         from ..experiment import Experiment
         from .ground import categories_of
-        from .transferring_page import measure, page_of
+        from .transferring import measure
+        from .transferring_page import page_of
 
         made = Experiment(self.out, "transferability", self)
         ground = self.begin(made)
@@ -49,7 +50,7 @@ class Transferability(Preset):
         for label, found in scores.items():
             draw_transfer(gain(found, bare).mean(axis=0), names, self.out / "figures" / f"transfer-{label}.png", categories=categories,
                          colour_label="score − zero-shot")
-        measured = {label: measure(found, bare, names, categories) for label, found in scores.items()}
+        measured = {label: measure(found, controls, names, categories) for label, found in scores.items()}
         summary = {"tasks": names, "categories": categories, "controls": controls, "failed": bank.failed(),
                    "backbone": ground.backbone.fingerprint, "scores": {label: found.tolist() for label, found in scores.items()},
                    "transfer": {label: one.to_json() for label, one in measured.items()}}

@@ -1,57 +1,18 @@
-"""The numbers of the transferability study, its tables and what they say."""
+"""The tables of the transferability study and what they say."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..page import Main, Page, Section, number, plain
 from ..report_findings import Finding
 from .performance import SOURCE
+from .transferring import Controls, Measured, blocks_of
 
 if TYPE_CHECKING:
-    from subspace.task_transfer import Sides
-
     from .ground import Ground
-
-Controls = dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One type's transfer: gains inside categories and across (in points of score), and as a share of what the own deltas gain."""
-
-    gain: Sides
-    relative: Sides
-    inside: tuple[float, list[float] | None]
-    across: tuple[float, list[float] | None]
-    own: tuple[float, list[float] | None]
-    bare: tuple[float, list[float] | None]
-    """zero-shot / the own delta's score."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Every number."""
-        return {"gain": self.gain.to_json(), "relative": self.relative.to_json(), "share_inside": list(self.inside),
-                "share_across": list(self.across), "own_gain": list(self.own), "relative_zero_shot": list(self.bare)}
-
-
-def measure(scores: np.ndarray, bare: np.ndarray, names: list[str], categories: dict[str, str]) -> Measured:
-    """The numbers of one type."""
-    from subspace.ranking import mean_of
-    from subspace.scores import interval
-    from subspace.task_transfer import gain, inside_and_across, relative, same_category, share
-
-    own = same_category(names, categories)
-    gained = gain(scores, bare)
-    diagonal = {name: gained[:, t, t].tolist() for t, name in enumerate(names)}
-    beside = {name: (bare[t] / scores[:, t, t]).tolist() for t, name in enumerate(names) if (scores[:, t, t] > 0).all()}
-    beside_own = np.nan_to_num(relative(scores))
-    return Measured(inside_and_across(gained, names, categories), inside_and_across(beside_own, names, categories),
-                    share(scores, bare, own, names), share(scores, bare, ~own & ~np.eye(len(names), dtype=bool), names),
-                    (mean_of(diagonal), interval(diagonal)), (mean_of(beside), interval(beside)))
-
 
 def page_of(ground: Ground, scores: dict[str, np.ndarray], controls: Controls, measured: dict[str, Measured], names: list[str],
             categories: dict[str, str]) -> Page:
@@ -59,29 +20,32 @@ def page_of(ground: Ground, scores: dict[str, np.ndarray], controls: Controls, m
     why = (f"{len(names)} tasks, solutions of {ground.training.steps} steps on {ground.name}. " + (
         "An encoder ranks the target's own labels, so a source whose labels are other words can help only by what it makes of the text."
         if ground.backbone.kind == "encoder" else "A delta that has learnt its own task's answers writes them on other tasks too."))
+    blocks = {label: blocks_of(found, controls, names, categories) for label, found in scores.items()}
     return Page(
-        title="Transferability between tasks", headline=headline(measured), findings=findings(measured),
+        title="Transferability between tasks", headline=headline(measured),
+        findings=findings(measured, blocks),
         asked="Does a solution of one task help on another one, without training, and is it the category that counts?",
-        main=Main(heads=["type", "solutions", "gain over zero-shot", "relative score", "share of the own delta's gain"], words=2,
+        main=Main(heads=["type", "solutions", "score − zero-shot", "score − chance", "score / own", "share of the own gain"], words=2,
                   rows=[row for label, one in measured.items() for row in rows_of(label, one)],
-                  caption="Means over target tasks and seeds with 95% intervals (tasks and seeds drawn). Gain: score − zero-shot, in points of "
-                  "score; relative: score / own delta's score, which flatters where chance is high; share: a quotient of sums."),
+                  caption=f"Means over {ground.drawn}, of the tasks run on. Score / own, beside the target's own delta, flatters where chance "
+                  "is high; the share of what the own deltas gain over zero-shot is a quotient of sums."),
         claims=[("zero-shot transfer is good inside a category", "; ".join(claim_of(label, one) for label, one in measured.items()), why)],
-        sections=[*maps_of(scores), by_category(scores, controls, names, categories), controls_of(scores, controls, names, categories)],
+        sections=[*maps_of(scores), by_category(blocks), controls_of(scores, controls, names, categories)],
         caveats=["Tasks of a category may share labels as well as content; both count as the category here.",
                  "The sources of one target are not independent of each other: intervals are over targets, and the test permutes categories.",
-                 "Categories are few and of unequal size: those with most tasks weigh most, inside and in the test."],
+                 "Categories are few and of unequal size: those with most tasks weigh most, inside and in the test.", ground.grain()],
         source=SOURCE)
 
 
 def rows_of(label: str, one: Measured) -> list[list[object]]:
     """The main table's rows of one type."""
-    sides = (("inside a category", (one.gain.inside, one.gain.inside_interval), (one.relative.inside, one.relative.inside_interval), one.inside),
-             ("across categories", (one.gain.across, one.gain.across_interval), (one.relative.across, one.relative.across_interval), one.across),
-             ("inside − across", (one.gain.difference, one.gain.difference_interval),
-              (one.relative.difference, one.relative.difference_interval), (None, None)),
-             ("own task", one.own, (1.0, None), (1.0, None)),
-             ("none (zero-shot)", (0.0, None), one.bare, (0.0, None)))
+    gain, above, relative = one.gain, one.above, one.relative
+    none = (None, None)
+    sides = (("inside a category", *((side.inside, side.inside_interval) for side in (gain, above, relative)), one.share_inside),
+             ("across categories", *((side.across, side.across_interval) for side in (gain, above, relative)), one.share_across),
+             ("inside − across", *((side.difference, side.difference_interval) for side in (gain, above, relative)), none),
+             ("own task", one.own_gain, one.own_above, (1.0, None), (1.0, None)),
+             ("none (zero-shot)", (0.0, None), one.zero_shot_above, one.zero_shot_relative, (0.0, None)))
     return [[label, what, *(number(*cell) for cell in cells)] for what, *cells in sides]
 
 
@@ -92,19 +56,10 @@ def maps_of(scores: dict[str, np.ndarray]) -> list[Section]:
     return [Section(title=f"Task by task: {label}", figures={f"transfer-{label}": caption}) for label in scores]
 
 
-def by_category(scores: dict[str, np.ndarray], controls: Controls, names: list[str], categories: dict[str, str]) -> Section:
-    """Mean gain by category trained on and run on."""
-    from subspace.task_transfer import gain
-
-    kinds, of = sorted({categories[name] for name in names}), np.array([categories[name] for name in names])
-    bare, apart = np.array([controls[name]["zero_shot"] for name in names]), ~np.eye(len(names), dtype=bool)
-    rows: list[list[object]] = []
-    for label, found in scores.items():
-        mean = gain(found, bare).mean(axis=0)
-        for kind in kinds:
-            blocks = [np.ix_(of == kind, of == other) for other in kinds]
-            cells = [mean[block][apart[block]] for block in blocks]
-            rows.append([label, kind, *(float(cell.mean()) if cell.size else float("nan") for cell in cells)])
+def by_category(blocks: dict[str, dict[str, dict[str, float]]]) -> Section:
+    """The table of `blocks_of`, for every type."""
+    kinds = list(next(iter(blocks.values())))
+    rows = [[label, kind, *own[kind].values()] for label, own in blocks.items() for kind in kinds]
     caption = ("Mean gain over zero-shot of other tasks' solutions, by category trained on (rows) and run on (columns); a task's own solution "
                "is left out.")
     return Section(title="By category", tables=[plain(["type", "trained on", *kinds], rows, caption, words=2)])
@@ -121,7 +76,7 @@ def controls_of(scores: dict[str, np.ndarray], controls: Controls, names: list[s
 def claim_of(label: str, one: Measured) -> str:
     """What was found of the claim, for one type."""
     return (f"{label}: gain inside {number(one.gain.inside, one.gain.inside_interval)}, across "
-            f"{number(one.gain.across, one.gain.across_interval)}; inside, it is {number(*one.inside)} of the own delta's gain")
+            f"{number(one.gain.across, one.gain.across_interval)}; inside, it is {number(*one.share_inside)} of the own delta's gain")
 
 
 def headline(measured: dict[str, Measured]) -> Finding:
@@ -139,16 +94,24 @@ def headline(measured: dict[str, Measured]) -> Finding:
     return Finding("against", f"{start}: no evidence that the category counts ({apart} apart; p = {side.p:.3g}).")
 
 
-def findings(measured: dict[str, Measured]) -> list[Finding]:
-    """Each type's numbers in words."""
+def findings(measured: dict[str, Measured], blocks: dict[str, dict[str, dict[str, float]]]) -> list[Finding]:
+    """Each type's numbers in words, and those of `blocks_of` on the diagonal."""
     found = []
     for label, one in measured.items():
         low, high = one.gain.null_interval
         found.append(Finding("note", f"{label}: inside − across is {number(one.gain.difference, one.gain.difference_interval)} over "
                              f"{one.gain.targets} targets; with permuted categories 95% lie between {number(low)} and {number(high)}, "
                              f"p = {one.gain.p:.3g}."))
-        for what, value, between, part in (("of the same category", one.gain.inside, one.gain.inside_interval, one.inside),
-                                           ("of another category", one.gain.across, one.gain.across_interval, one.across)):
+        inside = {kind: own[kind] for kind, own in blocks[label].items() if np.isfinite(own[kind])}
+        told = ", ".join(f"{kind} {number(value)}" for kind, value in sorted(inside.items(), key=lambda item: -item[1]))
+        found.append(Finding("note", f"{label}: gain over zero-shot inside each category: {told}."))
+        if (above := one.above.inside_interval) is not None:
+            word = "above" if above[0] > 0 else "below" if above[1] < 0 else "not told apart from"
+            found.append(Finding("note", f"{label}: inside a category, transferred solutions are {word} chance "
+                                 f"({number(one.above.inside, above)}); the backbone alone is {number(*one.zero_shot_above)} from it, own "
+                                 f"solutions {number(*one.own_above)}."))
+        for what, value, between, part in (("of the same category", one.gain.inside, one.gain.inside_interval, one.share_inside),
+                                           ("of another category", one.gain.across, one.gain.across_interval, one.share_across)):
             if between:
                 found.append(_helps(f"{label}: a solution {what}", value, between, part))
     return found
@@ -159,5 +122,5 @@ def _helps(what: str, value: float, between: list[float], part: tuple[float, lis
     if between[0] > 0:
         return Finding("for", f"{what} helps ({told}).")
     if between[1] < 0:
-        return Finding("against", f"{what} HURTS: it is worse than none ({told}).")
+        return Finding("against", f"{what} is worse than none ({told}).")
     return Finding("open", f"{what} neither helps nor hurts beyond doubt ({told}).")
