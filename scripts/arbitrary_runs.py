@@ -19,7 +19,7 @@ from subspace.scores import interval
 from .arbitrary import Arbitrary
 from .experiment import Experiment
 from .options import load_tasks
-from .trials import Trials, of_backbone, parameters_of, patterns_of
+from .trials import Trials, can_answer, of_backbone, parameters_of, patterns_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +52,7 @@ class Ground:
                                  buckets=(settings.max_input,))
         source = settings.backbones[number]
         backbone = deltas.load_backbone(source)
-        for task in tasks:
-            if not task.labels and (backbone.kind == "encoder" or reading.decode == "rank"):
-                raise InputError(f"expected label words to rank for task {task.name}, got a task without; use decode 'generate'")
+        can_answer(backbone, tasks, reading)
         places = deltas.sites(backbone.module)
         groups = Structure(budget=1, share=settings.share, exclude=(exclude := patterns_of(own["exclude"], places))).groups(places)
         budgets = budgets_between([group.size for group in groups], settings.budgets, own["least"], own["most"])
