@@ -161,7 +161,7 @@ class Curves:
         return threshold(self.ground.budgets, self.scores[some], floor[some], offset, strict=which != "high")
 
     def spreads(self) -> dict[int | None, dict[str, Any]]:
-        """At each budget, and over all of them (None): standard deviations over structures and over seeds, the former with its interval."""
+        """At each budget, and over all of them (None): standard deviations over structures and over seeds; over all, with an interval."""
         cells = [[spread(self.scores[t, :, :, b]) for b in range(len(self.ground.budgets))] for t in range(len(self.ground.tasks))]
         found: dict[int | None, dict[str, Any]] = {}
         for b, budget in [*enumerate(self.ground.budgets), (None, None)]:
@@ -170,7 +170,7 @@ class Curves:
                          for task, line in zip(self.ground.tasks, some, strict=True)}
             noise = [c.noise for line in some for c in line if c.noise is not None]
             found[budget] = {"structure": _deviation([v for vs in structure.values() for v in vs]), "noise": _deviation(noise),
-                             "interval": [_deviation([v]) for v in interval(structure) or []] or None}
+                             "interval": [_deviation([v]) for v in (interval(structure) if b is None else None) or []] or None}
         return found
 
 
