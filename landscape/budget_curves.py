@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from deltas.errors import InputError
-from landscape.style import OKABE_ITO, SOFT, STYLE, Estimate, sheet, write
+from landscape.style import OKABE_ITO, SOFT, STYLE, Estimate, halo, sheet, write
 
 MEAN, FULL, LOW, HIGH = OKABE_ITO[0], OKABE_ITO[2], OKABE_ITO[4], OKABE_ITO[1]
 
@@ -70,7 +70,7 @@ def _draw(ax: Axes, panel: BudgetPanel) -> None:
             ax.axvline(budget, color=colour, linewidth=1.2, linestyle=(0, (5, 2)), zorder=2)
             late = budget > np.sqrt(at[0] * at[-1])  # the name stands on the side with room
             ax.annotate(name, (budget, 0.1 if colour == LOW else 0.02), xycoords=("data", "axes fraction"), xytext=(-3 if late else 3, 0),
-                        textcoords="offset points", ha="right" if late else "left", color=colour, fontsize=8)
+                        textcoords="offset points", ha="right" if late else "left", color=colour, fontsize=8, path_effects=halo("white"))
     ax.set_xscale("log")
     ax.set_xlabel("trained parameters P")
     ax.set_title(panel.title, loc="left")

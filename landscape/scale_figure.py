@@ -51,5 +51,5 @@ def draw_scale(series: Mapping[tuple[str, str], Mapping[int, tuple[Estimate, Est
             ax.set_xticks(sorted(names), [f"{names[p]}\n{p / 1e6:.3g} M" for p in sorted(names)])
             ax.minorticks_off()
             ax.margins(x=0.15)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=3.5)
         return write(figure, path)

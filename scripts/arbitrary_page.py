@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from landscape.budget_curves import BudgetPanel, draw_budgets
 from landscape.style import Estimate
 from subspace.scores import interval
@@ -34,16 +36,12 @@ def write(made: Experiment, grounds: Sequence[Ground], rows: list[dict[str, Any]
 
 def panel(c: Curves) -> BudgetPanel:
     """One backbone as it is drawn: scores are means over its tasks."""
-    lines: dict[tuple[int, int], dict[str, list[float]]] = {}
-    for row in c.rows:
-        if not row["control"]:
-            lines.setdefault((row["structure"], row["budget"]), {}).setdefault(row["task"], []).append(row["score"])
+    means = np.nanmean(c.scores, axis=2)  # over seeds, however many a structure has
     realised = {(row["structure"], row["budget"]): row["parameters"] for row in c.rows if not row["control"]}
-    structures = [[(realised[key, b], _mean(lines[key, b]).value) for b in c.ground.budgets] for key in c.ground.keys]
-    mean = {}
-    for b in c.ground.budgets:
-        by_task = {task.name: [s for key in c.ground.keys for s in lines[key, b][task.name]] for task in c.ground.tasks}
-        mean[b] = _mean(by_task)
+    structures = [[(realised[key, budget], float(means[:, s, b].mean())) for b, budget in enumerate(c.ground.budgets)]
+                  for s, key in enumerate(c.ground.keys)]
+    mean = {budget: _mean({task.name: means[t, :, b].tolist() for t, task in enumerate(c.ground.tasks)})
+            for b, budget in enumerate(c.ground.budgets)}
     full = _mean({task.name: list(scores) for task, scores in zip(c.ground.tasks, c.full, strict=True)})
     tasks = f"{len(c.ground.tasks)} task" + ("s" if len(c.ground.tasks) > 1 else "")
     return BudgetPanel(title=f"{c.ground.name}, {_short(c.parameters)}, {tasks}", structures=structures, mean=mean,
@@ -91,6 +89,7 @@ def page(curves: Sequence[Curves], told: dict[str, Any]) -> Page:
         sections=[Section(title="Curves", figures={"budgets": "Score against the number of trained parameters, means over the backbone's tasks; "
                           "a thin line is a structure, drawn at the number it has."}), _by_budget(told), _by_task(told)],
         caveats=["Budgets lie on a coarse grid: a threshold is known to one step of it.",
+                 "One learning rate serves all structures of a budget: a structure that wants another counts as a worse one.",
                  "The backbones differ in kind, pretraining, tasks and way of answering, not in size alone: a trend is no law of scale.",
                  "Trainings are short and few; a bootstrap over two or three structures and tasks knows little of others."],
         source=SOURCE)

@@ -19,7 +19,7 @@ from subspace.scores import interval
 from .arbitrary import Arbitrary
 from .experiment import Experiment
 from .options import load_tasks
-from .trials import Trials, of_backbone, parameters_of, patterns_of
+from .trials import Trials, can_answer, of_backbone, parameters_of, patterns_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +52,7 @@ class Ground:
                                  buckets=(settings.max_input,))
         source = settings.backbones[number]
         backbone = deltas.load_backbone(source)
-        for task in tasks:
-            if not task.labels and (backbone.kind == "encoder" or reading.decode == "rank"):
-                raise InputError(f"expected label words to rank for task {task.name}, got a task without; use decode 'generate'")
+        can_answer(backbone, tasks, reading)
         places = deltas.sites(backbone.module)
         groups = Structure(budget=1, share=settings.share, exclude=(exclude := patterns_of(own["exclude"], places))).groups(places)
         budgets = budgets_between([group.size for group in groups], settings.budgets, own["least"], own["most"])
@@ -163,7 +161,7 @@ class Curves:
         return threshold(self.ground.budgets, self.scores[some], floor[some], offset, strict=which != "high")
 
     def spreads(self) -> dict[int | None, dict[str, Any]]:
-        """At each budget, and over all of them (None): standard deviations over structures and over seeds, the former with its interval."""
+        """At each budget, and over all of them (None): standard deviations over structures and over seeds; over all, with an interval."""
         cells = [[spread(self.scores[t, :, :, b]) for b in range(len(self.ground.budgets))] for t in range(len(self.ground.tasks))]
         found: dict[int | None, dict[str, Any]] = {}
         for b, budget in [*enumerate(self.ground.budgets), (None, None)]:
@@ -172,7 +170,7 @@ class Curves:
                          for task, line in zip(self.ground.tasks, some, strict=True)}
             noise = [c.noise for line in some for c in line if c.noise is not None]
             found[budget] = {"structure": _deviation([v for vs in structure.values() for v in vs]), "noise": _deviation(noise),
-                             "interval": [_deviation([v]) for v in interval(structure) or []] or None}
+                             "interval": [_deviation([v]) for v in (interval(structure) if b is None else None) or []] or None}
         return found
 
 

@@ -77,7 +77,7 @@ class Efficiency:
         import deltas
 
         from ..options import load_tasks, parse_type
-        from ..trials import counted
+        from ..trials import can_answer, counted
 
         counted({"batch_sizes": min(self.batch_sizes, default=0), "types": len(self.types)} | (
             {} if self.threads is None else {"threads": self.threads}))
@@ -89,10 +89,14 @@ class Efficiency:
             raise deltas.InputError(f"expected every label once, full for full fine-tuning among them, got {min(twice)!r} twice; rename one")
         task = load_tasks(self.tasks, (self.name,))[0]
         backbone = deltas.load_backbone(self.backbone)
-        if backbone.kind == "encoder" and (self.decode != "rank" or not task.labels):
-            raise deltas.InputError(f"expected decode 'rank' and a task with labels for the encoder {backbone.name}, got {self.decode!r} and "
-                                    f"{task.name}; choose others")
+        can_answer(backbone, [task], self.reading())
         return backbone, task, [*types, deltas.Full(exclude=self.exclude)]
+
+    def reading(self) -> deltas.Reading:
+        """How rows are read: all padded to one length."""
+        import deltas
+
+        return deltas.Reading(max_input=self.max_input, max_target=self.max_target, decode=self.decode, buckets=(self.max_input,))
 
     def measured(self, backbone: deltas.Backbone, task: deltas.Task, types: Sequence[DeltaType], size: int) -> list[dict[str, Any]]:
         """One row a type at one batch size: bytes, median seconds of a step and their range."""
@@ -100,8 +104,7 @@ class Efficiency:
 
         from ..bench.timing import interleaved
 
-        reading = deltas.Reading(max_input=self.max_input, max_target=self.max_target, decode=self.decode, buckets=(self.max_input,))
-        batch = full_batch(backbone, task, reading, size)
+        batch = full_batch(backbone, task, self.reading(), size)
         ways, plans, sizes = {}, {}, {}
         for config in types:
             attached = deltas.Attached.of(backbone, config, text=[example.input for example in task.train[:2]])

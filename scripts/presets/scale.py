@@ -89,7 +89,7 @@ class Scale:
         import deltas
 
         from ..options import load_tasks, parse_type
-        from ..trials import counted, of_backbone, patterns_of
+        from ..trials import can_answer, counted, of_backbone, patterns_of
 
         counted({"backbones": len(self.backbones), "selections": self.selections, "seeds": self.seeds, "batch_size": self.batch_size,
                  "steps": min(self.steps, default=0), "dev_rows": self.dev_rows, "test_rows": 1 if self.test_rows is None else self.test_rows})
@@ -105,9 +105,10 @@ class Scale:
             backbone = deltas.load_backbone(source)
             reading = deltas.Reading(max_input=self.max_input, max_target=self.max_target, decode=own["decode"], buckets=(self.max_input,))
             exclude = patterns_of(own["exclude"], deltas.sites(backbone.module))
-            plans.append({"name": Path(source).name, "backbone": backbone, "tasks": load_tasks(own["tasks"], own["names"].split("+")),
-                          "reading": reading, "steps": own["steps"], "rate": own["rates"],
-                          "configs": [line for config in types for line in self.selected(backbone, config, exclude)]})
+            tasks = load_tasks(own["tasks"], tuple(filter(None, own["names"].split("+"))))
+            can_answer(backbone, tasks, reading)
+            plans.append({"name": Path(source).name, "backbone": backbone, "tasks": tasks, "reading": reading, "steps": own["steps"],
+                          "rate": own["rates"], "configs": [line for config in types for line in self.selected(backbone, config, exclude)]})
         return plans
 
     def selected(self, backbone: deltas.Backbone, config: DeltaType, exclude: tuple[str, ...]) -> Iterator[tuple[str, str, int, DeltaType]]:

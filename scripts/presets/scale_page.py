@@ -82,8 +82,9 @@ def page(cells: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], part: flo
              f"steps to {part:.0%}", "never above chance"]
     table = [[c["backbone"], c["method"], c["selection"], f"{sizes[c['backbone']]:,}", f"{c['parameters']:,}", _number(c["score"]), c["bare"],
               _number(c["converged"]), f"{c['never']} of {c['trainings']}"] for c in cells]
-    caption = ("Means over tasks, random selections and seeds with 95% intervals of a bootstrap over tasks and their trainings. Steps: the "
-               f"first look at the dev rows that is {part:.0%} of the way from chance to the best look.")
+    caption = ("Means over tasks, random selections and seeds, with 95% intervals of a bootstrap over tasks and their trainings. What is drawn "
+               "has whole groups, of at most as many parameters as the usual sites. Steps: the first look at the dev rows that is "
+               f"{part:.0%} of the way from chance to the best look.")
     names = sorted(sizes, key=lambda name: sizes[name])
     better, faster, chosen = _rises(cells, names, "score"), _rises(cells, names, "converged"), _chosen(cells)
     return Page(
@@ -92,7 +93,7 @@ def page(cells: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], part: flo
         claims=[("all delta types do better with scale", better.text, "the backbones differ in pretraining, tasks and way of answering too"),
                 ("all converge faster with scale", faster.text, "steps are counted in looks at dev rows, of which a training has few"),
                 ("at scale it matters little where", " ".join(f.text for f in chosen), "few selections, and the same learning rate for all")],
-        caveats=["Score and steps are of different tasks where the backbones' tasks differ.",
+        caveats=["Score and steps are of different tasks where the backbones' tasks differ; steps are at most those of a training.",
                  "The learning rate is one a backbone, chosen for the usual sites; random tensors may want another."],
         source=SOURCE)
 

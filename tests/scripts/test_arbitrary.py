@@ -91,6 +91,7 @@ def test_the_study_file_it_writes_is_the_same_study(study, capsys):
     (["--rates", "0.1+0.1+0.1"], ("one a budget (2)",)),
     (["--steps", "2", "3"], ("steps", "one for each of 1")),
     (["--names", "first_word"], ("label words", "first_word")),
+    (["--decode", "generate"], ("encoder", "generate")),
     (["--names", "has_bo"], ("has_bo",)),
     (["--exclude", "sahred"], ("sahred",)),
     (["--tolerance", "2"], ("tolerance", "2")),

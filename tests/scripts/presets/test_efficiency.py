@@ -64,7 +64,9 @@ def test_the_study_goes_on_without_measuring_again(file, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("rounds = 5", "rounds = 4", ("5 rounds", "4")), ("[2]", "[0, 2]", ("batch_sizes", "0")), ("lora:rank=2", "full", ("full", "twice")),
-    ('"has_ba"', '"first_word"', ("encoder", "first_word")), ("rounds = 5", "threads = 0", ("threads", "0")), ("name =", "nome =", ("'name'",)),
+    ('"has_ba"', '"first_word"', ("label words", "first_word")),
+    ("rounds = 5", 'decode = "generate"', ("encoder", "generate")),
+    ("rounds = 5", "threads = 0", ("threads", "0")), ("name =", "nome =", ("'name'",)),
 ])
 def test_bad_input(refuses, file, tmp_path, old, new, words):
     (tmp_path / "study.toml").write_text(file.read_text().replace(old, new))

@@ -109,6 +109,7 @@ def test_a_killed_study_goes_on(file, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("lora:rank=2", "ia3", ("lora and adapter", "ia3")), ("lora:rank=2", "adapter:bottleneck=2", ("leave others", "adapter")),
     ("steps = [2]", "steps = [2, 3]", ("steps", "one for each of 1")), ("selections = 1", "selections = 0", ("selections", "0")),
+    ("dev_rows = 8", 'decode = ["generate"]', ("encoder", "generate")),
     ("dev_rows = 8", "part = 0.0", ("part", "0.0")), ("dev_rows = 8", 'exclude = ["sahred"]', ("sahred",)),
 ])
 def test_bad_input(refuses, file, tmp_path, old, new, words):
