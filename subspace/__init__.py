@@ -50,11 +50,12 @@ from subspace.validation import cross_validated, recommended
 from subspace.warm_start import WarmStart, warm_start
 
 __all__ = [
-    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources", "Subspace",
-    "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group", "code_points",
-    "compress", "continual", "cross_validated", "decompress", "duplicates", "ensembling", "export", "extend", "few_shot", "gather",
-    "gather_folders", "gaussian_null", "gcca", "gram_correlation", "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes",
-    "merge_factors", "merge_solutions", "missed", "of_one_rank", "optimize", "optimize_many", "over_halves", "over_seeds", "pca",
-    "permutation_null", "placed", "points_of", "project", "random_basis", "recommended", "refine", "remembered", "resumable", "scores_kept",
-    "search", "sharded", "shuffled", "task_cosines", "task_map", "transfer", "type_similarity", "warm_start", "with_grams",
+    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources",
+    "Subspace", "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group",
+    "code_points", "compress", "continual", "cross_validated", "decompress", "duplicates", "ensembling", "export", "extend", "few_shot",
+    "gather", "gather_folders", "gaussian_null", "gcca", "gram_correlation", "in_product_space", "inspection", "joint_svd", "mean_only",
+    "merge", "merge_codes", "merge_factors", "merge_solutions", "missed", "of_one_rank", "optimize", "optimize_many", "over_halves",
+    "over_seeds", "pca", "permutation_null", "placed", "points_of", "project", "random_basis", "recommended", "refine", "remembered",
+    "resumable", "scores_kept", "search", "sharded", "shuffled", "task_cosines", "task_map", "transfer", "type_similarity", "warm_start",
+    "with_grams",
 ]
