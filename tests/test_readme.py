@@ -98,3 +98,14 @@ def test_the_example_on_many_adapters(backbone, tmp_path, monkeypatch):
     assert names["where"].exact
     assert names["found"].z.shape == (names["space"].k,)
     assert (tmp_path / "peft" / "adapter_model.safetensors").is_file()
+
+
+def test_the_example_on_weighing_sources(backbone, attached):
+    """The block runs as it stands, on three sources: the delta itself and two that are far off."""
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    one = attached["lora"]
+    rows = np.random.default_rng(0).normal(0, 1, (3, one.layout.size)).astype(np.float32) * np.float32([[0], [1], [1]])
+    names = {"deltas": deltas, "backbone": backbone, "attached": one, "rows": rows, "task": toy.classify(rows=32), "reading": deltas.Reading()}
+    exec(compile(next(block for block in blocks if "ensembling.judge" in block), "README.md", "exec"), names)
+    assert names["start"].shape == one.theta0.shape
+    assert set(names["judged"].scores) == {"loss", "el2n", "cosine"}
