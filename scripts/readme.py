@@ -76,16 +76,37 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def experiment(summary: dict[str, Any]) -> str:
-    """An experiment of another system: what was found, its table, and what is claimed beside what was found."""
-    lines = [f"**{summary['title']}**. {summary['headline']}"]
-    if "table" in summary:
-        of = summary["table"]
-        lines += ["", f"| {' | '.join(of['heads'])} |", "|---" * len(of["heads"]) + "|", *(f"| {' | '.join(row)} |" for row in of["rows"])]
-        lines += ["", of["caption"]] if of["caption"] else []
-    if summary["claims"]:
-        lines += ["", "| claimed | found here | why |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in summary["claims"])]
+def experiments(studies: list[dict[str, Any]]) -> str:
+    """What the experiments of the other systems found, a line each, and what is claimed beside it."""
+    found = [kept for kept in studies if "kind" in kept]
+    if not found:
+        return ""
+    lines = ["**The neighbouring systems** (every table: [EXPERIMENTS.md](scripts/results/EXPERIMENTS.md))", ""]
+    lines += [f"- *{kept['title']}*: {kept['headline']}" for kept in found]
+    for kept in studies:
+        if "cost" in kept:
+            cost, of = kept["cost"], kept["settings"]
+            lines.append(f"- Judging {of['sources']} sources on one target costs {cost['median']:.2f} [{cost['range'][0]:.2f}, {cost['range'][1]:.2f}] of "
+                         f"their forward passes alone (wanted: at most {kept['target']:g}), at memory that does not grow with their number.")
+    lines += ["", "| | claimed | found here | why |", "|---|---|---|---|"]
+    lines += [row(kept["kind"], *claim) for kept in found for claim in kept["claims"]]
     return "\n".join(lines)
+
+
+def row(*cells: str) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def experiments_page(studies: list[dict[str, Any]]) -> str:
+    """The experiments' tables, a page of its own."""
+    parts = ["# Experiments of the neighbouring systems", "Made by `python -m deltaspace.readme` from the results beside this page."]
+    for kept in studies:
+        if "kind" in kept:
+            parts += [f"## {kept['title']}", kept["headline"]]
+            if of := kept.get("table"):
+                parts += ["\n".join([row(*of["heads"]), "|---" * len(of["heads"]) + "|", *(row(*cells) for cells in of["rows"])]), of["caption"]]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def speed(summary: dict[str, Any]) -> str:
@@ -181,17 +202,20 @@ def landscapes(kept: dict[str, Any]) -> str:
 ANSWERS = {"generate": "loss and generated answers", "rank": "loss and ranked labels"}
 
 
+def results() -> list[dict[str, Any]]:
+    """What is kept, by file name."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))]
+
+
 def write(readme: Path) -> None:
     """Put every kept study's table, and the benchmark's, between the marks."""
-    text = readme.read_text(encoding="utf-8")
+    text, studies = readme.read_text(encoding="utf-8"), results()
     if START not in text or END not in text:
         raise InputError(f"expected the marks of the results in {readme}, got a file without; restore them")
-    studies = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
     tables = [table(kept) for kept in studies if "optimization" in kept] + [speed(kept) for kept in studies if "bench" in kept]
     tables += [types_table(kept) for kept in studies if "delta_types" in kept]
-    tables += [jobs(studies), *(landscapes(kept) for kept in studies if "foreign" in kept)]
-    tables += [experiment(kept) for kept in studies if "kind" in kept]
-    body = "\n\n".join(tables)
+    tables += [jobs(studies), *(landscapes(kept) for kept in studies if "foreign" in kept), experiments(studies)]
+    body = "\n\n".join(filter(None, tables))
     before, after = text.split(START)[0], text.split(END)[1]
     write_text(readme, f"{before}{START}\n\n{body}\n\n{END}{after}")
 
@@ -200,3 +224,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["keep"]:
         keep(Path(sys.argv[2]), sys.argv[3])
     write(HERE.parent / "README.md")
+    write_text(HERE / "results" / "EXPERIMENTS.md", experiments_page(results()))

@@ -45,6 +45,7 @@ def test_tables_are_those_of_the_results(tmp_path):
     copy.write_text(README.read_text())
     readme.write(copy)
     assert copy.read_text() == README.read_text()
+    assert (README.parent / "scripts" / "results" / "EXPERIMENTS.md").read_text() == readme.experiments_page(readme.results())
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README.read_text()))))
