@@ -86,8 +86,9 @@ def experiments(studies: list[dict[str, Any]]) -> str:
     for kept in studies:
         if "cost" in kept:
             cost, of = kept["cost"], kept["settings"]
-            lines.append(f"- Judging {of['sources']} sources on one target costs {cost['median']:.2f} [{cost['range'][0]:.2f}, {cost['range'][1]:.2f}] of "
-                         f"their forward passes alone (wanted: at most {kept['target']:g}), at memory that does not grow with their number.")
+            low, high = cost["range"]
+            lines.append(f"- Judging {of['sources']} sources on one target costs {cost['median']:.2f} [{low:.2f}, {high:.2f}] of their "
+                         f"forward passes alone (wanted: at most {kept['target']:g}), at memory that does not grow with their number.")
     lines += ["", "| | claimed | found here | why |", "|---|---|---|---|"]
     lines += [row(kept["kind"], *claim) for kept in found for claim in kept["claims"]]
     return "\n".join(lines)
