@@ -17,7 +17,7 @@ PAPER = "Lv et al. 2023, Parameter-efficient Weight Ensembling Facilitates Task-
 NAMES = {
     "random": "random init (θ0)", "uniform": "uniform mean", "category": "mean of the category", "nearest": "nearest source alone",
     "loss": "loss", "kl": "KL", "el2n": "EL2N", "cosine": "logit-label cosine", "grand": "GraNd", "weight_cosine": "cosine of weights",
-    "drift": "drift", "dev_gain": "dev gain", "learned": "weights by gradient", "code": "codes z, weights of loss",
+    "drift": "drift", "dev_gain": "dev gain", "learned": "weights by gradient", "code": "codes z (weights of loss)",
 }
 TUNED = "score after few-shot training"
 PAPERS = ("loss", "kl", "el2n", "cosine", "grand")
@@ -163,7 +163,7 @@ def _draw(setup: Ensembling, rows: Sequence[Mapping[str, Any]], methods: Mapping
 def label_of(name: str) -> str:
     """A method in words."""
     first, *rest = name.split(", ")
-    return ", ".join([NAMES.get(first, first), *(f"{word} space" for word in rest)])
+    return " ".join([NAMES.get(first, first), *(f"({word} space)" for word in rest)])
 
 
 # ------------------------------------------------------------ words
