@@ -1,4 +1,4 @@
-"""Curves against steps with interval bands, one panel a measure, one colour a method."""
+"""Curves against steps with intervals, one panel a measure, one colour a method."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ def draw_courses(
         figure = sheet(3.6 * len(panels), 3.3)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, (name, lines) in zip(axes, panels.items(), strict=True):
+            reach = max((step for line in lines.values() for step in line), default=0.0)
             for method, line in lines.items():
-                at = sorted(line)
-                values = np.array([line[step] for step in at], float).reshape(-1, 3)
-                ax.fill_between(at, values[:, 1], values[:, 2], color=look[method], alpha=0.1, linewidth=0)
+                aside = 0.008 * reach * (methods.index(method) - (len(methods) - 1) / 2)  # intervals beside each other, not on one another
+                at = np.array(sorted(line), float) + aside
+                values = np.array([line[step] for step in sorted(line)], float).reshape(-1, 3)
+                ax.vlines(at, values[:, 1], values[:, 2], color=look[method], linewidth=0.8, alpha=0.55)
                 ax.plot(at, values[:, 0], color=look[method], marker=MARKERS[methods.index(method) % len(MARKERS)], markersize=4, linewidth=1.6,
                         label=method)
             ax.set_xlabel(xlabel)

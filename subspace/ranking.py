@@ -10,6 +10,9 @@ from scipy.stats import rankdata
 from deltas.errors import InputError
 from subspace.scores import interval
 
+LEAST_TASKS = 6
+"""Tasks from which a verdict is drawn: of n that all point one way the bootstrap's interval leaves out 0 whatever their size, and by mere chance
+they do so with probability 2^(1 − n), below 5% from six on."""
 Scores = Mapping[str, Sequence[float]]
 """Task → one score a seed."""
 
@@ -23,8 +26,8 @@ class Difference(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 where the whole interval is above 0, −1 where it is below, 0 where the two cannot be told apart."""
-        if self.interval is None:
+        """1 where the whole interval is above 0, −1 where it is below, 0 where the two cannot be told apart, as with less than `LEAST_TASKS`."""
+        if self.interval is None or self.tasks < LEAST_TASKS:
             return 0
         return 1 if self.interval[0] > 0 else -1 if self.interval[1] < 0 else 0
 

@@ -148,5 +148,5 @@ def page_of(ground: Ground, part: float, looks: Looks, speeds: Any, controls: di
             "convergence": "Mean over tasks and seeds on dev rows, with 95% intervals; step 0 is the backbone alone."})],
         caveats=["Warm-up and cosine decay are part of every curve: the last steps are small ones for all methods.",
                  "The dev rows are those on which the best look is kept, so the best score is a little high; test scores are in the performance "
-                 "study."],
+                 "study.", ground.grain()],
         source=SOURCE)

@@ -52,10 +52,15 @@ class Ground:
         return f"{many(len(self.tasks), 'task')} and {many(self.settings.seeds, 'seed')} with 95% intervals (tasks and seeds drawn)"
 
     def grain(self) -> str:
-        """How far one score is to be trusted alone, in words."""
+        """How far one score is to be trusted alone, and intervals over so many tasks, in words."""
+        from subspace.ranking import LEAST_TASKS
+
+        few = (f" With {len(self.tasks)} tasks the interval of a mean or a difference is too narrow: {LEAST_TASKS} that all point one way are "
+               "the least that chance does not often bring about, and below that nothing is called told apart.")
         rows = self.settings.test_rows or min(len(task.test) for task in self.tasks)
         return (f"A score of {rows} test rows alone is known to about ±{0.98 / rows**0.5:.2f} (95%, for shares of rows near a half); means over "
-                "tasks and seeds are known better.")
+                "tasks and seeds are known better."
+                + few * (len(self.tasks) < LEAST_TASKS))
 
     @property
     def folder(self) -> Path:

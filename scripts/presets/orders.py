@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from subspace.ranking import LEAST_TASKS
+
 from ..page import number
 from ..report_findings import Finding, Verdict
 from ..report_html import listed
@@ -24,7 +26,7 @@ def labels_of(kinds: Sequence[str], types: Sequence[DeltaType]) -> list[str]:
 
 def stands(d: Difference, alike: bool) -> str:
     """What a difference says of the claim that the first is better, or that the two are alike."""
-    if alike:
+    if alike and d.tasks >= LEAST_TASKS:
         return "as claimed, not told apart" if d.sign == 0 else "told apart, not alike"
     return {1: "as claimed", 0: "not told apart", -1: "the other way round"}[d.sign]
 
@@ -47,6 +49,8 @@ def judged(order: Sequence[str], found: Sequence[str], pairs: Pairs, alike: Coll
     claimed = " > ".join(order)
     for pair in alike:
         claimed = claimed.replace(" > ".join(pair), " ≈ ".join(pair))
+    few = min(d.tasks for d in pairs.values())
+    counts[-1] += f", {few} tasks being too few to tell any apart" * (few < LEAST_TASKS)
     return Finding(verdict, f"{start}; of the {len(pairs)} neighbours in the claimed order {claimed}: {listed(counts)} (task by task, 95% "
                    "intervals).")
 

@@ -5,7 +5,7 @@ from deltaspace.presets.orders import judged, labels_of, sorted_by, told
 import deltas
 from subspace.ranking import Difference
 
-AHEAD, BEHIND, OPEN = Difference(0.2, [0.1, 0.3], 3), Difference(-0.2, [-0.3, -0.1], 3), Difference(0.0, [-0.1, 0.1], 3)
+AHEAD, BEHIND, OPEN = Difference(0.2, [0.1, 0.3], 6), Difference(-0.2, [-0.3, -0.1], 6), Difference(0.0, [-0.1, 0.1], 6)
 
 
 def test_verdicts_follow_the_intervals():
@@ -16,6 +16,8 @@ def test_verdicts_follow_the_intervals():
     assert (mixed.verdict, "1 not told apart and 1 the other way round" in mixed.text) == ("against", True)
     assert judged(order, found, {("a", "b"): AHEAD, ("b", "c"): OPEN}).verdict == "open"
     assert judged(order, found, {}).verdict == "open"
+    few = judged(order, found, {("a", "b"): AHEAD._replace(tasks=3)})
+    assert (few.verdict, "1 not told apart, 3 tasks being too few" in few.text) == ("open", True)
 
 
 def test_methods_claimed_to_be_alike():

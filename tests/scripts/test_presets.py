@@ -195,3 +195,5 @@ def test_the_study_files_of_the_package_can_be_read(name, tmp_path):
         found = kinds.experiment_of(parse_toml(path.read_text(), file), tmp_path, None)
         labels = [text.partition(":")[0] for text in found.types]
         assert found.training(labels).learning_rates.keys() == set(labels)  # every type's rate is a choice
+        if found.tasks == "gym":
+            assert [task.name for task in deltas.gym(names=list(found.names))] == list(found.names)

@@ -26,6 +26,7 @@ def test_a_difference_is_paired_by_task_and_seed():
     assert d.value == pytest.approx(0.01)
     assert d.interval == pytest.approx([0.01, 0.01])  # however much the tasks differ from each other
     assert (d.sign, d.tasks, difference(theirs, ours).sign) == (1, 6, -1)
+    assert difference(dict(list(ours.items())[:5]), theirs).sign == 0  # five tasks point one way by chance once in sixteen
     assert difference(METHODS["a"], METHODS["c"]).value == pytest.approx((0.7 - 0.3) / 2)
     assert difference(METHODS["a"], METHODS["c"]).sign == 0
     assert difference({"x": [1.0]}, {"x": [0.5]}).interval is None  # one value has no interval
