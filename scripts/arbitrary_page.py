@@ -174,8 +174,8 @@ def _claims(told: dict[str, Any]) -> list[tuple[str, str, str]]:
         claims.append(("structure matters less as the model grows",
                        f"{verdict}: " + ", ".join(f"{n} {s}" for n, s in zip(names, spreads, strict=True)), differ))
         highs = [t["thresholds"]["high"] for t in entries]
-        claims.append(("P_high falls with scale", f"{_trend([h['value'] for h in highs])}: "
-                       + ", ".join(f"{name} {words(t, high)}" for (name, t), high in zip(told.items(), highs, strict=True)),
+        found = ", ".join(f"{name} {words(t, high)}{_share(t, high)}" for (name, t), high in zip(told.items(), highs, strict=True))
+        claims.append(("P_high falls with scale", f"{_trend([h['value'] for h in highs])}: {found}",
                        f"{differ}; full fine-tuning has as few steps as the deltas"))
     for name, t in told.items():
         lows = {task: found["low"] for task, found in t["thresholds_by_task"].items()}
@@ -189,6 +189,11 @@ def _claims(told: dict[str, Any]) -> list[tuple[str, str, str]]:
                            f"chance is {t['chance']:.2f}, the bare backbone {t['zero_shot']:.2f}: where the latter is above chance, few "
                            "parameters are too"))
     return claims
+
+
+def _share(t: dict[str, Any], found: dict[str, Any]) -> str:
+    """A threshold as a share of the backbone."""
+    return "" if found["value"] is None else f", {found['value'] / t['parameters']:.2g} of the backbone"
 
 
 def _trend(highs: Sequence[int | None]) -> str:

@@ -122,5 +122,6 @@ def _chosen(cells: Sequence[Mapping[str, Any]]) -> list[Finding]:
         scores = {(c["method"], c["selection"]): _number(c["score"]) for c in cells if c["backbone"] == name}
         parts = [f"{method} {scores[method, USUAL]} at its usual sites, {scores[method, RANDOM]} at random ones, {scores[method, TENSORS]} as "
                  "random tensors" for method in dict.fromkeys(key[0] for key in scores)]
-        found.append(Finding("note", f"{name}: {'; '.join(parts)}."))
+        apart = Number(max(n.value for n in scores.values()) - min(n.value for n in scores.values()))
+        found.append(Finding("note", f"{name}: {'; '.join(parts)}; best and worst are {apart} apart."))
     return found

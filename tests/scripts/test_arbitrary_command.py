@@ -119,12 +119,12 @@ def test_claims_are_made_of_the_numbers():
     small, large = told_of(1000, 5000, (0.04, 0.05, 0.06)), told_of(2_000_000, 300, (0.0, 0.01, 0.02), lows=(100, 10_000))
     structure, high, alike, unlike = [claim[1] for claim in _claims({"small": small, "large": large})]
     assert structure == "it does: small 5.00 [4.00, 6.00], large 1.00 [0.00, 2.00]"
-    assert high == "it does: small 5 k [5 k, 5 k], large 300 [300, 300]"
+    assert high == "it does: small 5 k [5 k, 5 k], 5 of the backbone, large 300 [300, 300], 0.00015 of the backbone"
     assert alike == "within a factor of ten: task0 ≤ 100 [100, 100], task1 200 [200, 200]"
     assert unlike.startswith("it is not: task0 ≤ 100")
     structure, high, *_ = [claim[1] for claim in _claims({"small": large, "large": told_of(1, None, (0.01, 0.02, 0.03))})]
     assert structure.startswith("cannot be told")
-    assert high.startswith("it does not: small 300 [300, 300], large not reached (in 0% of draws)")
+    assert high.startswith("it does not: small 300 [300, 300], 0.00015 of the backbone, large not reached (in 0% of draws)")
     matters, hidden = _findings({"small": small, "large": large})
     assert "structure matters at equal budget" in matters.text
     assert "no effect of structure that could be told from noise" in hidden.text
