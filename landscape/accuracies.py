@@ -99,7 +99,7 @@ def draw_accuracy_steps(
                 ax.set_xticks(at)
             for name, value in (references or {}).get(panel, {}).items():
                 ax.axhline(value, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
-                ax.text(0.99, value, name, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=7, color=SOFT)
+                ax.text(0.01, value - 0.01, name, transform=ax.get_yaxis_transform(), ha="left", va="top", fontsize=7, color=SOFT)
             ax.set_title(panel, loc="left")
             ax.set_xlabel("step")
             ax.set_ylim(0, 1)

@@ -127,14 +127,21 @@ def findings(rows: Rows) -> list[Finding]:
 
     told(LAE, SEQUENTIAL, f"; forgetting is {value(rows, 'forgetting', LAE)} and {value(rows, 'forgetting', SEQUENTIAL)}")
     told(LAE, LOCAL, ", the baseline that the paper starts from")
-    told(LAE, HEAD, ": what training the delta is worth beside training the head alone")
+    told(LAE, HEAD, ": what training the delta is worth beside training the head alone" + by_type(rows, LAE, HEAD))
     told(LAE, JOINT, ": what learning step by step costs", claimed=False)
     for step, method in ABLATED.items():
         told(LAE, method, f": what {step} is worth")
     told(CODES, LAE, ": the delta held to the codes of the shared subspace", claimed=False)
     told(CODES, RANDOM, ": what the directions of other tasks' solutions are worth")
-    told(CODES, MEAN, ": what moving the code is worth beside the head alone")
+    told(CODES, MEAN, ": what moving the code is worth beside the head alone" + by_type(rows, CODES, MEAN))
     return found
+
+
+def by_type(rows: Rows, method: str, other: str) -> str:
+    """The difference of each type, in brackets, where there are several: their mean may be that of one alone."""
+    types = types_of(rows, method, other)
+    parts = (f"{name} {points(ahead([row for row in rows if row['type'] == name], method, other))}" for name in types)
+    return f" ({'; '.join(parts)})" if len(types) > 1 else ""
 
 
 def value(rows: Rows, score: str, method: str) -> Number:
@@ -142,9 +149,9 @@ def value(rows: Rows, score: str, method: str) -> Number:
     return mean(rows, score, method, types_of(rows, method))
 
 
-def claims(rows: Rows, settings: Any) -> list[tuple[str, str, str]]:
+def claims(rows: Rows, settings: Any, kind: str) -> list[tuple[str, str, str]]:
     """The paper's claims beside what was found."""
-    size = f"a text encoder or decoder, {settings.train_rows} rows a class and {settings.steps} updates a step here"
+    size = f"a text {kind}, {settings.train_rows} rows a class and {settings.steps} updates a step here"
     there = []
     if types_of(rows, LAE, SEQUENTIAL):
         there.append((
@@ -246,7 +253,8 @@ def report(made: Experiment, work: Conduct, rows: Rows) -> dict[str, Any]:
         title=f"Continual learning of {classes} classes",
         asked=f"{classes} classes of {', '.join(task.name for task in work.tasks)} arrive in {steps} steps, no row of an earlier step is kept: "
               f"what is still known at the end, on {where}?",
-        headline=headline(rows, classes, steps), main=main_table(rows, types), findings=findings(rows), claims=claims(rows, s),
+        headline=headline(rows, classes, steps), main=main_table(rows, types), findings=findings(rows),
+        claims=claims(rows, s, work.backbone.kind),
         sections=[
             Section(title="Step by step", figures={
                 "accuracy-by-step": "Accuracy over all classes seen by each step, and 95% intervals over sequences; joint training is that of "
@@ -289,8 +297,9 @@ def caveats(work: Conduct) -> list[str]:
     """What the numbers do not say."""
     s, rows = work.settings, len(work.taken[0].test.ids)
     return [
-        f"{s.seeds} sequences of {len(work.classes)} classes and {rows} scored rows: an interval over so few sequences is no more than their "
-        "spread.",
+        f"{s.seeds} sequences of {len(work.classes)} classes and {rows} scored rows: an interval over few sequences is no more than their "
+        "spread, and with three of them 'is above' says no more than that all three point one way.",
+        "A prefix is no identity at its start: what it starts from changes the features, which a head alone has to live with.",
         f"{s.steps} updates of {s.batch_size} rows a step, texts cut to {s.max_input} tokens; a longer training moves every line.",
         "Joint training has as many updates as a whole sequence; its average over the steps is not measured.",
         "The classes of several tasks differ in their whole kind of text, which makes some steps easy to tell from others."]
