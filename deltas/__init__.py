@@ -14,6 +14,7 @@ evaluation   scores of many θ at once
 tuning       the engine that tunes many vectors at once
 training     independent solutions into a bank
 convergence  how fast a solution was found
+budgets      how few numbers are enough, and whether it matters which
 bank         a folder of solutions θ − θ0
 sharing      one solution as one file
 checkpoints  PEFT's and AdapterHub's folders ↔ solutions

@@ -22,6 +22,7 @@
     charts, trust, heatmaps, taskmap                                                pictures of subspaces and studies
     accuracies, ensembling                                                          of continual learning, of weight ensembling
     draw_transfer, draw_dots, draw_courses                                          of tasks and methods
+    budget_curves, cost_curves, scale_figure                                        of budgets, of a step's cost, of backbone sizes
 
 All but the pictures are arrays in, arrays out, and do not know matplotlib. `Surface.space`, `Walk.where` and `Bending.where` say which space was
 perturbed.
