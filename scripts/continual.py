@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .continual_runs import RUNS
+from .continual_runs import RATES, RUNS
 
 TYPES = ("lora", "adapter", "prefix")
-RATES = {"lora": 3e-3, "adapter": 3e-3, "prefix": 3e-2, "codes": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)

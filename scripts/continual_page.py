@@ -28,6 +28,7 @@ from .continual_runs import (
     ONLINE,
     ORDER,
     RANDOM,
+    RATES,
     SEQUENTIAL,
 )
 from .page import Main, Page, Section, number, plain
@@ -168,15 +169,16 @@ def claims(rows: Rows, settings: Any, kind: str) -> list[tuple[str, str, str]]:
         helped = [step for step, d in known.items() if compared(d) == "is above"]
         there.append(("learning, accumulation and ensemble each raise the accuracy",
                       f"LAE less the ablation: {worth}",
-                      f"Clear of 0 and positive: {', '.join(helped) or 'none'}. With few updates a step the offline delta follows at once "
-                      f"(decay {settings.decay:g} here, 0.9999 over thousands of updates there), so the two experts differ less."))
+                      f"Clear of 0 and positive: {', '.join(helped) or 'none'}. With a decay of {settings.decay:g} and {settings.steps} updates "
+                      f"{settings.decay**settings.steps:.0%} of the offline delta's distance is left after a step; the paper's is 0.9999, over "
+                      "thousands of updates."))
     per_type = types_of(rows, LAE)
     if len(per_type) > 1:
         lasts = {name: mean(rows, "last", LAE, [name]) for name in per_type}
         there.append(("with calibration, adapter, LoRA and prefix do about equally well",
                       ", ".join(f"{name} {n}" for name, n in lasts.items()),
                       f"The means lie within {100 * (max(n.value for n in lasts.values()) - min(n.value for n in lasts.values())):.1f} points; "
-                      "learning rates were chosen a type."))
+                      f"learning rates: {', '.join(f'{name} {({**RATES, **settings.rates})[name]:g}' for name in per_type)}."))
     return there
 
 

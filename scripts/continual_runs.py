@@ -42,6 +42,8 @@ RUNS = {
     "random_codes": Run(reads=(Read(method=RANDOM, offline="decay"),), where="random"),
     "mean_code": Run(reads=(Read(method=MEAN),), freezing="always", where="codes"),
 }
+RATES = {"lora": 1e-3, "adapter": 1e-3, "prefix": 1e-2, "codes": 0.1}
+"""Learning rates where none are given."""
 IN_SPACE = ("codes", "random_codes", "mean_code")
 """Runs that need a subspace."""
 ORDER = (LAE, ONLINE, OFFLINE, COPY, NO_LOCAL, NO_FREEZING, NO_CALIBRATION, SEQUENTIAL, LOCAL, JOINT, CODES, CODES_ONLINE, RANDOM, HEAD, MEAN,

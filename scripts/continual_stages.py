@@ -30,8 +30,7 @@ from subspace.continual import (
     teach,
 )
 
-from .continual import RATES
-from .continual_runs import CHANCE, IN_SPACE, RUNS, Run
+from .continual_runs import CHANCE, IN_SPACE, RATES, RUNS, Run
 from .experiment import Experiment
 from .options import load_tasks, use_devices
 
