@@ -189,7 +189,7 @@ def test_a_bank_of_other_settings_is_refused(place, trained, refuses):
 
 @pytest.mark.parametrize("name", ["performance", "convergence", "combinability", "transferability"])
 def test_the_study_files_of_the_package_can_be_read(name, tmp_path):
-    for file in (name, f"delta_tuning_minilm_{name}"):
+    for file in (name, f"{name}_minilm"):
         path = kinds.packaged(file)
         assert path is not None
         found = kinds.experiment_of(parse_toml(path.read_text(), file), tmp_path, None)
