@@ -99,14 +99,15 @@ def row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def experiments_page(studies: list[dict[str, Any]]) -> str:
-    """The experiments' tables, a page of its own."""
+def experiments_page(studies: dict[str, dict[str, Any]]) -> str:
+    """The experiments' tables and figures, a page of its own, of the results by name."""
     parts = ["# Experiments of the neighbouring systems", "Made by `python -m deltaspace.readme` from the results beside this page."]
-    for kept in studies:
+    for name, kept in studies.items():
         if "kind" in kept:
             parts += [f"## {kept['title']}", kept["headline"]]
             if of := kept.get("table"):
                 parts += ["\n".join([row(*of["heads"]), "|---" * len(of["heads"]) + "|", *(row(*cells) for cells in of["rows"])]), of["caption"]]
+            parts += [f"![{kept['title']}](figures/{path.name})" for path in sorted((HERE / "results" / "figures").glob(f"{name}-*.png"))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -203,14 +204,14 @@ def landscapes(kept: dict[str, Any]) -> str:
 ANSWERS = {"generate": "loss and generated answers", "rank": "loss and ranked labels"}
 
 
-def results() -> list[dict[str, Any]]:
-    """What is kept, by file name."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))]
+def results() -> dict[str, dict[str, Any]]:
+    """What is kept, by file name without its suffix."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))}
 
 
 def write(readme: Path) -> None:
     """Put every kept study's table, and the benchmark's, between the marks."""
-    text, studies = readme.read_text(encoding="utf-8"), results()
+    text, studies = readme.read_text(encoding="utf-8"), list(results().values())
     if START not in text or END not in text:
         raise InputError(f"expected the marks of the results in {readme}, got a file without; restore them")
     tables = [table(kept) for kept in studies if "optimization" in kept] + [speed(kept) for kept in studies if "bench" in kept]
