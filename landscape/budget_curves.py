@@ -27,7 +27,7 @@ class BudgetPanel:
 
     title: str
     structures: Sequence[Sequence[tuple[float, float]]]
-    mean: Mapping[float, Estimate]
+    mean: Mapping[int, Estimate]
     chance: float
     zero_shot: float
     full: Estimate

@@ -40,7 +40,7 @@ def panel(c: Curves) -> BudgetPanel:
     realised = {(row["structure"], row["budget"]): row["parameters"] for row in c.rows if not row["control"]}
     structures = [[(realised[key, budget], float(means[:, s, b].mean())) for b, budget in enumerate(c.ground.budgets)]
                   for s, key in enumerate(c.ground.keys)]
-    mean = {float(budget): _mean({task.name: means[t, :, b].tolist() for t, task in enumerate(c.ground.tasks)})
+    mean = {budget: _mean({task.name: means[t, :, b].tolist() for t, task in enumerate(c.ground.tasks)})
             for b, budget in enumerate(c.ground.budgets)}
     full = _mean({task.name: list(scores) for task, scores in zip(c.ground.tasks, c.full, strict=True)})
     tasks = f"{len(c.ground.tasks)} task" + ("s" if len(c.ground.tasks) > 1 else "")
