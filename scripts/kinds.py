@@ -45,7 +45,6 @@ def experiment_of(table: Mapping[str, Any], out: Path, cpu_devices: int | None) 
     return fill(chosen, fields | given, kind)
 
 
-def packaged(name: str) -> Path | None:
-    """The study file of that name that comes with the package."""
-    path = Path(__file__).parent / "studies" / f"{name}.toml"
-    return path if path.is_file() else None
+def packaged() -> dict[str, Path]:
+    """The study files that come with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "studies").glob("*.toml"))}

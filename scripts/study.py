@@ -1,5 +1,6 @@
 """`deltaspace study`: everything from solutions to a report, from one file."""
 
+import difflib
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -41,10 +42,12 @@ class StudyCommand:
 
         from .kinds import packaged
 
-        path = self.file if self.file.is_file() else packaged(str(self.file))
-        if path is None:
-            raise InputError(f"expected a study file at {self.file}, got nothing there; check the path")
-        return path.read_text(encoding="utf-8")
+        named = packaged()
+        if not self.file.is_file() and str(self.file) not in named:
+            near = difflib.get_close_matches(str(self.file), named, n=3)
+            raise InputError(f"expected a study file at {self.file}, got nothing there; check the path"
+                             + (f", or name one that comes with the package: {', '.join(near)}" if near else ""))
+        return (self.file if self.file.is_file() else named[str(self.file)]).read_text(encoding="utf-8")
 
 
 def run_study(text: str, out: Path, cpu_devices: int | None = None) -> dict[str, Any]:

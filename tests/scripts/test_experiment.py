@@ -80,5 +80,6 @@ def test_bad_files_of_a_kind(tmp_path, refuses):
                         ('kind = "toy"\nout = "x"', ("--out",)), ('kind = "toy"\nnumbers = 3', ("toy.numbers", "brackets"))):
         file.write_text(text)
         refuses(*words, args=["study", str(file), "--out", str(tmp_path / "out")])
+    refuses("combinability", args=["study", "combinabilty", "--out", str(tmp_path / "out")])
     refuses("no-such-study", args=["study", "no-such-study", "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
