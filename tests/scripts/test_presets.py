@@ -190,8 +190,7 @@ def test_a_bank_of_other_settings_is_refused(place, trained, refuses):
 @pytest.mark.parametrize("name", ["performance", "convergence", "combinability", "transferability"])
 def test_the_study_files_of_the_package_can_be_read(name, tmp_path):
     for file in (name, f"{name}_minilm"):
-        path = kinds.packaged(file)
-        assert path is not None
+        path = kinds.packaged()[file]
         found = kinds.experiment_of(parse_toml(path.read_text(), file), tmp_path, None)
         labels = [text.partition(":")[0] for text in found.types]
         assert found.training(labels).learning_rates.keys() == set(labels)  # every type's rate is a choice
