@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import deltas
-from deltas.errors import InputError
 from deltas.files import sha256
 from subspace import Subspace
 from subspace.continual import (
@@ -26,6 +25,7 @@ from subspace.continual import (
     in_order,
     in_theta,
     named_classes,
+    part_for,
     rows_of,
     teach,
 )
@@ -76,7 +76,7 @@ class Conduct:
         self.reading = deltas.Reading(max_input=s.max_input)
         if self.space is not None:
             for name in s.types:
-                self.check_space(self.space, name)
+                part_for(self.space, self.backbone, self.config(name))  # refuses what is not of this backbone and this form of the type
         self.taken = [Taken(seed, sequence, *(rows_of(self.backbone, self.classes, sequence, split, self.reading, most=most, seed=seed)
                                               for split, most in (("train", s.train_rows), (s.split, s.test_rows))))
                       for seed, sequence in sequences.items()]
@@ -91,15 +91,6 @@ class Conduct:
             return (deltas.LoRA(rank=s.rank, alpha=float(s.rank), sites=("k", "v"), exclude=exclude) if plain else
                     deltas.CalibratedLoRA(rank=s.rank, exclude=exclude))
         return deltas.Prefix(length=s.length, exclude=exclude) if plain else deltas.CalibratedPrefix(length=s.length, exclude=exclude)
-
-    def check_space(self, space: Subspace, name: str) -> None:
-        """Refuse a subspace that is not of this backbone and this form of the type."""
-        wanted = self.config(name)
-        if space.backbone != self.backbone.fingerprint:
-            raise InputError(f"expected a subspace of the backbone {self.backbone.fingerprint}, got {self.settings.space} of {space.backbone}; "
-                             "decompose solutions of this backbone")
-        if (part := space.part(wanted.label)).config != wanted:
-            raise InputError(f"expected a subspace of {wanted}, got {part.config} in {self.settings.space}; train its bank with these settings")
 
     def attach(self, name: str, plain: bool = False) -> deltas.Attached:
         """The backbone with a type, once; at the θ0 of the subspace where there is one. Prefixes start from texts without their classes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,7 @@ class Trials:
             return zero_shot(self.attached(deltas.BitFit()), Exam.of(self.backbone, task, "test", self.reading, self.test_rows)).score
 
         key = [self.backbone.fingerprint, asdict(self.reading), task.fingerprint, self.test_rows]
-        rows = replace(task, test=task.test[: self.test_rows])
-        return {"chance": chance(rows, "test"), "zero_shot": self.made.kept(f"{self.name}/zero_shot.{task.name}", key, make)}
+        return {"chance": chance(task, "test", self.test_rows), "zero_shot": self.made.kept(f"{self.name}/zero_shot.{task.name}", key, make)}
 
 
 def parameters_of(backbone: deltas.Backbone) -> int:

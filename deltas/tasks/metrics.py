@@ -166,11 +166,11 @@ def check_metric(name: str, task: str) -> str:
     return name
 
 
-def chance(task: "Task", split: str) -> float:
-    """The score on a split of always giving the most frequent training answer: what an uninformed answer is worth.
+def chance(task: "Task", split: str, rows: int | None = None) -> float:
+    """The score on the first `rows` rows of a split (None: all) of always giving the most frequent training answer.
 
-    Ties go to the answer seen first.
+    That is what an uninformed answer is worth. Ties go to the answer seen first.
     """
     majority = collections.Counter(example.answers[0] for example in task.train).most_common(1)[0][0]
-    examples = task.split(split)
+    examples = task.split(split)[:rows]
     return METRICS[task.metric]([majority] * len(examples), [example.answers for example in examples])

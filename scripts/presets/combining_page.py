@@ -61,9 +61,9 @@ def summary_of(ground: Ground, found: Sequence[Combined]) -> dict[str, Any]:
 
 def chances(ground: Ground) -> dict[str, float]:
     """Task → the score of always giving the most frequent training answer."""
-    from .ground import majority
+    from deltas.tasks import chance
 
-    return {task.name: majority(ground.exam(task)) for task in ground.tasks}
+    return {task.name: chance(task, "test", ground.rows("test")) for task in ground.tasks}
 
 
 def draw(out: Path, found: Sequence[Combined]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -70,22 +69,15 @@ class Ground:
     @cached_property
     def parameters(self) -> int:
         """Numbers in the backbone's weights."""
-        import jax
-        from flax import nnx
+        from ..trials import parameters_of
 
-        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.backbone.module, nnx.Param)))
+        return parameters_of(self.backbone)
 
     def check(self) -> None:
         """Refuse tasks that the backbone cannot answer, and a bank that was made otherwise."""
-        from deltas import InputError
+        from ..trials import can_answer
 
-        encoder = self.backbone.kind == "encoder"
-        if encoder and self.reading.decode != "rank":
-            raise InputError(f"expected decode = \"rank\" for the encoder {self.backbone.name}, got {self.reading.decode!r}; an encoder can "
-                             "only choose among labels")
-        for task in self.tasks if self.reading.decode == "rank" else ():
-            if not task.labels:
-                raise InputError(f"expected label words to rank for task {task.name}, got a task without; leave it out of names")
+        can_answer(self.backbone, self.tasks, self.reading)
         self.check_bank(self.folder, self.reading)
 
     def check_bank(self, folder: Path, reading: Reading) -> None:
@@ -153,6 +145,7 @@ class Ground:
     def controls(self, attached: Attached, splits: Sequence[str] = ("test",)) -> dict[str, dict[str, dict[str, float]]]:
         """Split → task → {zero_shot: the backbone alone, zero_shot_loss: its loss, chance: the most frequent training answer}."""
         from deltas.evaluation import evaluate_each
+        from deltas.tasks import chance
         from subspace.transfer import bare
 
         found: dict[str, dict[str, dict[str, float]]] = {split: {} for split in splits}
@@ -163,7 +156,7 @@ class Ground:
                     def alone(task: Task = task, split: str = split) -> dict[str, float]:
                         exam = self.exam(task, split)
                         alone = evaluate_each(nothing, np.zeros((1, 0), np.float32), [exam])[0]
-                        return {"zero_shot": alone.score, "zero_shot_loss": alone.loss, "chance": majority(exam)}
+                        return {"zero_shot": alone.score, "zero_shot_loss": alone.loss, "chance": chance(task, split, self.rows(split))}
 
                     found[split][task.name] = self.experiment.kept(f"controls.{split}.{task.name}", self.key(task, split), alone)
                     bar()
@@ -177,14 +170,6 @@ class Ground:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) < 200 else f"{text[:200]} …"
-
-
-def majority(exam: Exam) -> float:
-    """The score on the exam's rows of always giving the most frequent training answer."""
-    from deltas.tasks import chance
-
-    task = dataclasses.replace(exam.task, test=exam.examples)
-    return chance(task, "test")
 
 
 def categories_of(settings: Mapping[str, str], tasks: Sequence[Task]) -> dict[str, str]:

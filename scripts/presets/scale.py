@@ -148,7 +148,7 @@ class Scale:
                 found = trials.trial(config, training, task, seed)
                 yield {"backbone": plan["name"], "method": method, "selection": selection, "key": key, "task": task.name, "seed": seed,
                        "metric": task.metric, "control": "", "parameters": found["parameters"], "score": found["score"], "dev": found["dev"],
-                       "converged": converged(found["history"], chance(task, "dev"), self.part)}
+                       "converged": converged(found["history"], chance(task, "dev", self.dev_rows), self.part)}
                 bar(plan["steps"], f"{plan['name']} {config.label}")
 
     def controls(self, trials: Trials) -> list[dict[str, Any]]:

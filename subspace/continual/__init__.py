@@ -11,7 +11,7 @@ al., ICCV 2023, arXiv 2303.10070). Any delta type, any backbone.
 Calibration, the third of LAE's means, is a matter of the delta type: `deltas.CalibratedLoRA`, `deltas.CalibratedPrefix`.
 """
 
-from subspace.continual.course import Course, Plan, Taught, in_codes, in_theta, teach
+from subspace.continual.course import Course, Plan, Taught, in_codes, in_theta, part_for, teach
 from subspace.continual.ensemble import ensemble
 from subspace.continual.head import Head, features, scores
 from subspace.continual.learning import Learning, accumulate, cross_entropy
@@ -20,5 +20,5 @@ from subspace.continual.sequence import ClassRows, Sequence, in_order, named_cla
 
 __all__ = [
     "ClassRows", "Course", "Head", "Learning", "Plan", "Sequence", "Taught", "accumulate", "accuracies", "average", "by_step", "cross_entropy",
-    "ensemble", "features", "forgetting", "in_codes", "in_order", "in_theta", "last", "named_classes", "rows_of", "scores", "teach",
+    "ensemble", "features", "forgetting", "in_codes", "in_order", "in_theta", "last", "named_classes", "part_for", "rows_of", "scores", "teach",
 ]

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from deltas.backbones.loading import Backbone
 from deltas.errors import InputError
 from deltas.functional import Attached
 from deltas.tasks import Reading, schedule
 from deltas.tasks.batches import Encoded
 from deltas.tuning import Decode
-from subspace.base import Subspace
+from deltas.types import DeltaType
+from subspace.base import Part, Subspace
 from subspace.continual.ensemble import ensemble
 from subspace.continual.head import Head, features, scores
 from subspace.continual.learning import Learning, State, learner
@@ -54,17 +56,26 @@ def in_codes(attached: Attached, space: Subspace, *, random: int | None = None) 
     Raises:
         InputError: a subspace of another backbone or without the delta's type.
     """
-    if space.backbone != attached.backbone.fingerprint:
-        raise InputError(f"expected a subspace of the backbone {attached.backbone.fingerprint}, got one of {space.backbone}; decompose "
-                         "solutions of this backbone")
-    part = space.part(attached.label)
-    if part.config != attached.config:
-        raise InputError(f"expected a subspace of {attached.config}, got {part.config}; train its bank with these settings")
+    part = part_for(space, attached.backbone, attached.config)
     basis = np.asarray(part.basis)
     if random is not None:
         drawn = np.random.default_rng([random, 8]).standard_normal(basis.shape, np.float32)
         basis = drawn * (np.linalg.norm(basis) / np.linalg.norm(drawn))
     return Course(attached, _affine, (jnp.asarray(part.offset), jnp.asarray(basis)), np.zeros(space.k, np.float32))
+
+
+def part_for(space: Subspace, backbone: Backbone, config: DeltaType) -> Part:
+    """The type's part of a subspace.
+
+    Raises:
+        InputError: a subspace of another backbone, without the type, or of other settings of it.
+    """
+    if space.backbone != backbone.fingerprint:
+        raise InputError(f"expected a subspace of the backbone {backbone.fingerprint}, got one of {space.backbone}; decompose solutions of this "
+                         "backbone")
+    if (part := space.part(config.label)).config != config:
+        raise InputError(f"expected a subspace of {config}, got one of {part.config}; train its bank with these settings")
+    return part
 
 
 def _same(v: jax.Array, constants: Any) -> jax.Array:
