@@ -51,7 +51,7 @@ class Exam:
             number = np.arange(len(task.labels or ()), dtype=np.int32)[:, None]
             one = np.ones(len(number), np.int32)
             return cls(task, examples, encoded, reading, Encoded(number, one, number, one))
-        if reading.decode == "rank":
+        if reading.decode == "rank" or reading.decode == "auto" and task.labels:
             if not task.labels:
                 raise InputError(f"expected label words to rank for task {task.name}, got a task without; use decode 'generate'")
             labels = tokens_of(backbone, [Example("", (label,)) for label in task.labels], task.name, reading)
@@ -105,15 +105,18 @@ def evaluate_each(attached: Attached, thetas: Any, exams: Sequence[Exam], *, in_
 
     `in_flight` deltas run at once; each step of a flight reads at most `rows_at_once` rows of every exam.
     """
-    size, scores = flight(in_flight), []
-    for first in range(0, len(exams), size):
-        forget_programs()
-        part = [min(i, len(exams) - 1) for i in range(first, first + size)]  # the last flight is filled with copies
-        wanted = len(exams[first : first + size])
-        scores += _one_flight(attached, jnp.asarray(thetas)[jnp.asarray(part)], [exams[i] for i in part], rows_at_once)[:wanted]
-        if on_progress is not None:
-            on_progress(wanted)
-    return scores
+    size, scores = flight(in_flight), {}
+    for ranked in (True, False):  # one program writes answers, another ranks labels
+        chosen = [i for i, exam in enumerate(exams) if (exam.labels is not None) == ranked]
+        for first in range(0, len(chosen), size):
+            forget_programs()
+            wanted = chosen[first : first + size]
+            part = wanted + wanted[-1:] * (size - len(wanted))  # the last flight is filled with copies
+            found = _one_flight(attached, jnp.asarray(thetas)[jnp.asarray(part)], [exams[i] for i in part], rows_at_once)
+            scores |= dict(zip(wanted, found, strict=False))
+            if on_progress is not None:
+                on_progress(len(wanted))
+    return [scores[i] for i in range(len(exams))]
 
 
 def evaluate(attached: Attached, thetas: Any, task: Task, split: str = "test", *, reading: Reading | None = None,

@@ -44,7 +44,8 @@ def way(backbone: Backbone, reading: Reading) -> str:
 def answers(backbone: Backbone, reading: Reading) -> str:
     """How answers come about, in words, for whoever reads a score: nothing but the delta is trained."""
     if backbone.kind != "encoder":
-        return "generated greedily" if reading.decode == "generate" else "labels ranked by likelihood"
+        return {"generate": "generated greedily", "rank": "labels ranked by likelihood",
+                "auto": "labels ranked by likelihood where a task has labels, else generated greedily"}[reading.decode]
     return {"words": "label words at mask tokens, by the backbone's own masked-language head",
             "cosine": "cosine to the labels' embeddings by the bare backbone",
             "linear": "a linear head fitted once to the bare backbone, and frozen"}[way(backbone, reading)]
@@ -56,7 +57,7 @@ def encode_labelled(backbone: Backbone, task: Task, examples: Sequence[Example],
     Raises:
         InputError: a task without labels, or a way of answering that an encoder does not have.
     """
-    if reading.decode != "rank":
+    if reading.decode == "generate":
         raise InputError(f"expected decode 'rank' for the encoder {backbone.name}, got {reading.decode!r}; an encoder can only choose "
                          "among labels")
     if not task.labels:

@@ -25,7 +25,7 @@ class Arbitrary:
     """A folder of tasks, or "gym" (one for all, or one a backbone)"""
     names: tuple[str, ...] = ("middle.last.kind",)
     """The tasks of a backbone, joined by + (one for all, or one a backbone)"""
-    decode: tuple[Literal["generate", "rank"], ...] = ("rank",)
+    decode: tuple[Literal["generate", "rank", "auto"], ...] = ("rank",)
     """Answers by greedy generation, or by ranking the labels (one for all, or one a backbone)"""
     exclude: tuple[str, ...] = ("",)
     """Patterns of sites, joined by +, that no delta touches, full fine-tuning neither (one for all, or one a backbone)"""

@@ -24,8 +24,8 @@ class OnTasks:
     """Tokens kept of an input."""
     max_target: int = 32
     """Tokens kept of an answer."""
-    decode: Literal["generate", "rank"] = "generate"
-    """Answers by greedy generation, or by ranking the task's labels."""
+    decode: Literal["generate", "rank", "auto"] = "generate"
+    """Answers by greedy generation, by ranking the task's labels, or (auto) by ranking where a task has labels and generation elsewhere."""
     verbalizer: Literal["words", "cosine", "linear"] | None = None
     """How an encoder scores labels: words at mask tokens, cosine to the labels' embeddings, or a linear head fitted once and frozen; where
     not given, words with a masked-language head and cosine without."""

@@ -70,7 +70,7 @@ def controls(run: Run) -> None:
                 return zero_shot(next(iter(run.attached.values())), run.exam(task)).score
 
             run.rows.append(row("control", task, run.kept(f"zero_shot.{task.name}", [task.fingerprint, rows], alone), control="zero_shot"))
-            run.rows.append(row("control", task, chance(task, "test"), control="chance"))
+            run.rows.append(row("control", task, chance(task, "test", rows), control="chance"))
             bar()
         for label in run.labels if wanted else []:
             for task in tasks:

@@ -7,13 +7,15 @@ shape. numpy only; nothing here knows of devices.
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from deltas.errors import InputError
 from deltas.tasks.task import Example
+
+Answering = Literal["generate", "rank", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Reading:
         max_input, max_target: tokens kept of an input and of an answer, the end token included.
         input: what the backbone reads; `{input}` is the example's text, `{task}` the task's name.
         target: what it is to write; `{answer}` is the answer, `{task}` the task's name.
-        decode: "generate" the answer greedily, or "rank" the task's labels by likelihood.
+        decode: "generate" the answer greedily, "rank" the task's labels by likelihood, or "auto": rank where a task has labels, else generate.
         verbalizer: how an encoder scores labels (`deltas.verbalizer`); None: words with a masked-language head, cosine without.
         buckets: lengths in tokens that inputs and targets are padded to; the maximum itself is always one of them.
     """
@@ -33,7 +35,7 @@ class Reading:
     max_target: int = 64
     input: str = "{input}"
     target: str = "{answer}"
-    decode: Literal["generate", "rank"] = "generate"
+    decode: Answering = "generate"
     verbalizer: Literal["words", "cosine", "linear"] | None = None
     buckets: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
 
@@ -43,8 +45,8 @@ class Reading:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 2:
                 raise InputError(f"expected {name} to be a whole number of at least 2 tokens, got {value!r}; choose another")
-        if self.decode not in ("generate", "rank"):
-            raise InputError(f"expected decode to be generate or rank, got {self.decode!r}; choose one of these")
+        if self.decode not in get_args(Answering):
+            raise InputError(f"expected decode to be {', '.join(get_args(Answering))}, got {self.decode!r}; choose one of these")
         if self.verbalizer not in (None, "words", "cosine", "linear"):
             raise InputError(f"expected verbalizer to be words, cosine or linear, got {self.verbalizer!r}; choose one of these")
         if any(not isinstance(b, int) or b < 1 for b in self.buckets) or list(self.buckets) != sorted(set(self.buckets)):

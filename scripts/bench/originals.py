@@ -111,7 +111,7 @@ class _Rows:
     def get_seq_length(self, layer: int | None = None) -> int:
         return self.length
 
-    def update(self, keys: Any, values: Any, layer: int | None = None) -> tuple[Any, ...]:
+    def update(self, keys: Any, values: Any, layer: int | None = None, **others: Any) -> tuple[Any, ...]:
         import torch
 
         rows = (self.current[name].transpose(0, 1) for name in self.names)  # [heads, P, head_dim]
@@ -126,6 +126,7 @@ def _prefix(rows: _Rows) -> Callable[..., Any]:
         if module.is_decoder:
             mask = torch.full((size, size), -1e9, device=args[0].device).triu(1)
             mask = torch.nn.functional.pad(mask, (rows.length, 0))[None, None]
-        return args, {**kwargs, "past_key_values": rows, "mask": mask}
+        name = "cache" if "cache" in kwargs else "past_key_values"  # transformers renamed it in 5.24
+        return args, {**kwargs, name: rows, "mask": mask}
 
     return hook

@@ -29,7 +29,7 @@ class Efficiency:
     """A folder of tasks, or "gym" """
     name: str = "middle.last.kind"
     """The task whose rows fill the batches"""
-    decode: Literal["generate", "rank"] = "rank"
+    decode: Literal["generate", "rank", "auto"] = "rank"
     """"rank" of encoders"""
     types: tuple[str, ...] = ("lora:rank=8", "adapter:bottleneck=24", "prefix:length=20", "bitfit")
     """Delta types with settings; full fine-tuning is measured beside them"""

@@ -34,7 +34,7 @@ class Scale:
     """A folder of tasks, or "gym" (one for all, or one a backbone)"""
     names: tuple[str, ...] = ("middle.last.kind",)
     """The tasks of a backbone, joined by + (one for all, or one a backbone)"""
-    decode: tuple[Literal["generate", "rank"], ...] = ("rank",)
+    decode: tuple[Literal["generate", "rank", "auto"], ...] = ("rank",)
     """Answers by greedy generation, or by ranking the labels (one for all, or one a backbone)"""
     types: tuple[str, ...] = ("lora:rank=8", "adapter:bottleneck=24,bias=true,sites=ff")
     """Delta types, lora or adapter, with settings; at fewer sites than they could stand at, so that others can be drawn"""

@@ -126,6 +126,21 @@ def test_ranking_is_the_likeliest_label(one, thetas, backbone, small_tasks, toge
         Exam.of(backbone, small_tasks[1], "test", reading)
 
 
+def test_auto_ranks_where_there_are_labels(one, thetas, backbone, small_tasks, exams, together):
+    """Exams of both ways in one call, each as it is alone, in the order they came in."""
+    ranking, auto = (dataclasses.replace(READING, decode=way) for way in ("rank", "auto"))
+    ranked = Exam.of(backbone, small_tasks[0], "test", ranking, 8)
+    mixed = [Exam.of(backbone, task, "test", auto, len(exam.examples)) for task, exam in zip(small_tasks, exams, strict=True)]
+    assert [exam.labels is None for exam in mixed] == [task.labels is None for task in small_tasks] == [False, True, True]
+    told = []
+    found = evaluate_each(one, thetas[[1, 0, 2]], [mixed[1], mixed[0], mixed[2]], in_flight=3, on_progress=told.append)
+    same(found[1], evaluate_each(one, thetas[:1], [ranked], in_flight=1)[0])
+    assert set(found[1].predictions) <= set(small_tasks[0].labels)
+    assert sum(told) == 3
+    for at, exam in ((0, 1), (2, 2)):
+        same(found[at], evaluate_each(one, thetas[exam : exam + 1], [exams[exam]], in_flight=1)[0])
+
+
 def test_batches_are_cut_and_padded(backbone, small_tasks):
     exam = Exam.of(backbone, small_tasks[2], "test", Reading())
     rows = np.array([[3, 1], [0, 2]])
