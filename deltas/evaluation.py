@@ -108,10 +108,12 @@ def evaluate_each(attached: Attached, thetas: Any, exams: Sequence[Exam], *, in_
     size, scores = flight(in_flight), {}
     for ranked in (True, False):  # one program writes answers, another ranks labels
         chosen = [i for i, exam in enumerate(exams) if (exam.labels is not None) == ranked]
-        for first in range(0, len(chosen), size):
+        count = -(-len(chosen) // size)  # flights, of nearly equal size
+        each = flight(-(-len(chosen) // max(count, 1)))
+        for first in range(0, len(chosen), each):
             forget_programs()
-            wanted = chosen[first : first + size]
-            part = wanted + wanted[-1:] * (size - len(wanted))  # the last flight is filled with copies
+            wanted = chosen[first : first + each]
+            part = wanted + wanted[-1:] * (each - len(wanted))  # the last flight is filled with copies
             found = _one_flight(attached, jnp.asarray(thetas)[jnp.asarray(part)], [exams[i] for i in part], rows_at_once)
             scores |= dict(zip(wanted, found, strict=False))
             if on_progress is not None:

@@ -6,7 +6,7 @@ shape. numpy only; nothing here knows of devices.
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +16,8 @@ from deltas.errors import InputError
 from deltas.tasks.task import Example
 
 Answering = Literal["generate", "rank", "auto"]
+WIDTHS = tuple(2**i for i in range(2, 12))
+"""Tokens that targets are padded to: label words are short, and ranking writes each of them for every row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Reading:
         target: what it is to write; `{answer}` is the answer, `{task}` the task's name.
         decode: "generate" the answer greedily, "rank" the task's labels by likelihood, or "auto": rank where a task has labels, else generate.
         verbalizer: how an encoder scores labels (`deltas.verbalizer`); None: words with a masked-language head, cosine without.
-        buckets: lengths in tokens that inputs and targets are padded to; the maximum itself is always one of them.
+        buckets: lengths in tokens that inputs are padded to; the maximum itself is always one of them. Targets are padded to 4, 8, 16, ….
     """
 
     max_input: int = 512
@@ -91,7 +93,7 @@ def encode(
     examples: Sequence[Example], task_name: str, tokenizer: Any, reading: Reading, *, pad_id: int, eos_id: int | None,
     before: Sequence[int] = (), after: Sequence[int] | None = None, opening: Sequence[int] = (),
 ) -> Encoded:
-    """The examples' inputs and first answers as token ids; S and T are the buckets of the longest row.
+    """The examples' inputs and first answers as token ids; S and T are the lengths that the longest row is padded to.
 
     What opens and closes a row is added here, not by the tokenizer (a bare `tokenizer.json` may know of none), and survives truncation.
 
@@ -110,7 +112,7 @@ def encode(
     targets, end = [reading.target.format(answer=e.answers[0], task=task_name) for e in examples], [] if eos_id is None else [eos_id]
     return Encoded(
         *tokens(turned(examples, task_name, reading), tokenizer, reading, reading.max_input, pad_id, before, end if after is None else after),
-        *tokens(targets, tokenizer, reading, reading.max_target, pad_id, opening, end),
+        *tokens(targets, tokenizer, replace(reading, buckets=WIDTHS), reading.max_target, pad_id, opening, end),
         pad_id,
     )
 
