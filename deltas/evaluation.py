@@ -51,7 +51,7 @@ class Exam:
             number = np.arange(len(task.labels or ()), dtype=np.int32)[:, None]
             one = np.ones(len(number), np.int32)
             return cls(task, examples, encoded, reading, Encoded(number, one, number, one))
-        if reading.decode == "rank" or reading.decode == "auto" and task.labels:
+        if reading.decode == "rank" or (reading.decode == "auto" and task.labels):
             if not task.labels:
                 raise InputError(f"expected label words to rank for task {task.name}, got a task without; use decode 'generate'")
             labels = tokens_of(backbone, [Example("", (label,)) for label in task.labels], task.name, reading)
