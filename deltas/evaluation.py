@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from deltas.backbones.loading import Backbone
-from deltas.errors import InputError
 from deltas.functional import Attached, Batch, Theta
 from deltas.parallel import flight, forget_programs, over_solutions
 from deltas.tasks import METRICS, Encoded, Example, Reading, Task, encode, evaluation_batches
-from deltas.verbalizer import encode_labelled
+from deltas.verbalizer import can_answer, encode_labelled
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,9 @@ class Exam:
         """The first `rows` rows (None: all) of a split.
 
         Raises:
-            InputError: ranking was asked for, or the backbone is an encoder, and the task has no labels.
+            InputError: the backbone cannot answer the task so (`can_answer`).
         """
+        can_answer(backbone, [task], reading)
         examples = task.split(split)[:rows]
         labels = None
         if backbone.kind == "encoder":
@@ -51,9 +51,7 @@ class Exam:
             number = np.arange(len(task.labels or ()), dtype=np.int32)[:, None]
             one = np.ones(len(number), np.int32)
             return cls(task, examples, encoded, reading, Encoded(number, one, number, one))
-        if reading.decode == "rank" or (reading.decode == "auto" and task.labels):
-            if not task.labels:
-                raise InputError(f"expected label words to rank for task {task.name}, got a task without; use decode 'generate'")
+        if reading.decode != "generate" and task.labels:
             labels = tokens_of(backbone, [Example("", (label,)) for label in task.labels], task.name, reading)
         return cls(task, examples, tokens_of(backbone, examples, task.name, reading), reading, labels)
 

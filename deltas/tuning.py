@@ -8,7 +8,7 @@ task and seed alone, not on its neighbours. Data sits on the device, and between
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from deltas.files import replacing, sha256
 from deltas.functional import Attached
 from deltas.parallel import flight, forget_programs, over_solutions
 from deltas.tasks import Reading, Task, schedule
+from deltas.verbalizer import can_answer
 
 Decode = Callable[[jax.Array, Any], Any]
 Examine = Callable[..., list[Score]]
@@ -136,6 +137,7 @@ def tune(
 
     The state kept for a flight is removed by `forget` once its outcomes are safe.
     """
+    can_answer(attached.backbone, [job.task for job in jobs], reading)
     size = flight(in_flight)
     constants = jnp.asarray(attached.theta0) if constants is None and decode is plus else constants
     for first in range(0, len(jobs), size):
@@ -172,8 +174,7 @@ class _Flight:
         filled = members + [members[-1]] * (size - len(members))  # the devices want a full flight; copies are dropped at the end
         starts = np.concatenate([starts, np.repeat(starts[-1:], size - len(members), axis=0)])
         backbone = attached.backbone
-        writing = reading if backbone.kind == "encoder" else replace(reading, decode="generate")
-        exams = [Exam.of(backbone, job.task, "train", writing) for job in filled]
+        exams = [Exam.of(backbone, job.task, "train", reading) for job in filled]
         self.dev = [Exam.of(backbone, job.task, "dev", reading, training.dev_rows) for job in filled]
         self.plans = [schedule(exam.encoded, reading, steps=training.steps, batch_size=training.batch_size,
                                segment_steps=training.segment, seed=job.key) for exam, job in zip(exams, filled, strict=True)]

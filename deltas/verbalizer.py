@@ -51,22 +51,29 @@ def answers(backbone: Backbone, reading: Reading) -> str:
             "linear": "a linear head fitted once to the bare backbone, and frozen"}[way(backbone, reading)]
 
 
-def encode_labelled(backbone: Backbone, task: Task, examples: Sequence[Example], reading: Reading) -> Encoded:
-    """The examples as input tokens, and as target the number of the first answer that is a label: [R, 1]; no target where none is.
+def can_answer(backbone: Backbone, tasks: Sequence[Task], reading: Reading) -> None:
+    """Refuse tasks that the backbone cannot answer as they are to be read.
 
     Raises:
-        InputError: a task without labels, or a way of answering that an encoder does not have.
+        InputError: answers that an encoder is to generate, or labels that are to be ranked of a task without.
     """
-    if reading.decode == "generate":
+    encoder = backbone.kind == "encoder"
+    if encoder and reading.decode == "generate":
         raise InputError(f"expected decode 'rank' for the encoder {backbone.name}, got {reading.decode!r}; an encoder can only choose "
                          "among labels")
-    if not task.labels:
-        raise InputError(f"expected label words to rank for task {task.name}, got a task without; use a backbone with a decoder")
+    for task in tasks:
+        if (encoder or reading.decode == "rank") and not task.labels:
+            raise InputError(f"expected label words to rank for task {task.name}, got a task without; "
+                             + ("use a backbone with a decoder" if encoder else "use decode 'generate' or 'auto'"))
+
+
+def encode_labelled(backbone: Backbone, task: Task, examples: Sequence[Example], reading: Reading) -> Encoded:
+    """The examples as input tokens, and as target the number of the first answer that is a label: [R, 1]; no target where none is."""
     tables = label_tables(backbone, task, reading)
     masks = (backbone.tokenizer.mask_token_id,) * (tables["label_ids"].shape[1] if "label_ids" in tables else 0)
     ids, lengths = tokens(turned(examples, task.name, reading), backbone.tokenizer, reading, reading.max_input, backbone.config.pad_token_id,
                           backbone.before, (*masks, *backbone.after))
-    number = {label: i for i, label in enumerate(task.labels)}
+    number = {label: i for i, label in enumerate(task.labels or ())}
     known = [[number[answer] for answer in example.answers if answer in number][:1] for example in examples]
     targets = np.array([found or [0] for found in known], np.int32)
     return Encoded(ids, lengths, targets, np.array([len(found) for found in known], np.int32), backbone.config.pad_token_id, tables)

@@ -166,7 +166,7 @@ def _path(ground: Ground, task: Task, first: End, second: End, curve: Curve | No
         return straight(first.point, second.point)
     loss, fixed = ground.loss(curve.through)
     backbone = ground.members[0].backbone
-    encoded = Exam.of(backbone, task, "train", reading if backbone.kind == "encoder" else replace(reading, decode="generate")).encoded
+    encoded = Exam.of(backbone, task, "train", reading).encoded
     tables, width = {name: jnp.asarray(table) for name, table in encoded.tables.items()}, encoded.target_ids.shape[1]
     segments = schedule(encoded, reading, steps=curve.steps, batch_size=curve.batch_size, segment_steps=10, seed=curve.seed)
     steps = [(segment.length, chosen) for segment in segments for chosen in segment.rows]

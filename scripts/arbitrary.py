@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from .options import Answering
 
 if TYPE_CHECKING:
     from .arbitrary_runs import Ground
@@ -25,7 +27,7 @@ class Arbitrary:
     """A folder of tasks, or "gym" (one for all, or one a backbone)"""
     names: tuple[str, ...] = ("middle.last.kind",)
     """The tasks of a backbone, joined by + (one for all, or one a backbone)"""
-    decode: tuple[Literal["generate", "rank", "auto"], ...] = ("rank",)
+    decode: tuple[Answering, ...] = ("rank",)
     """Answers by greedy generation, or by ranking the labels (one for all, or one a backbone)"""
     exclude: tuple[str, ...] = ("",)
     """Patterns of sites, joined by +, that no delta touches, full fine-tuning neither (one for all, or one a backbone)"""

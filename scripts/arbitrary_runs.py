@@ -14,12 +14,13 @@ from deltas.budgets import Threshold, budgets_between, spread, threshold
 from deltas.errors import InputError
 from deltas.types import Arbitrary as Structure
 from deltas.types import DeltaType, Full
+from deltas.verbalizer import can_answer
 from subspace.scores import interval
 
 from .arbitrary import Arbitrary
 from .experiment import Experiment
 from .options import load_tasks
-from .trials import Trials, can_answer, of_backbone, parameters_of, patterns_of
+from .trials import Trials, of_backbone, parameters_of, patterns_of
 
 
 @dataclass(frozen=True, kw_only=True)

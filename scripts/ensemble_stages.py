@@ -16,6 +16,7 @@ from deltas.evaluation import Exam, evaluate_each
 from deltas.tasks import chance
 from deltas.training import attached_from
 from deltas.tuning import Job, Outcome, tune
+from deltas.verbalizer import can_answer
 from subspace import ensembling
 from subspace.rows import Rows
 from subspace.sources import Sources
@@ -46,8 +47,7 @@ class Ensembling:
     def of(cls, settings: Ensemble, backbone: Backbone, sources: Sequence[Task], others: Sequence[Task], reading: Reading, label: str) -> Self:
         """Open the bank, or train it."""
         made, names = Experiment(settings.out, "ensemble", settings), [task.name for task in sources]
-        for task in (*sources, *others):
-            Exam.of(backbone, task, "dev", reading, 1)  # refuses tasks that the backbone cannot answer, before any work
+        can_answer(backbone, [*sources, *others], reading)
         if settings.bank is None:
             config = parse_type(settings.type)
             rows = len(sources) * settings.source_steps

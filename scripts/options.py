@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:  # the command line answers --help without JAX
     from deltas import Backbone, DeltaType, Reading, Task
 
+Answering = Literal["generate", "rank", "auto"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnTasks:
@@ -24,7 +26,7 @@ class OnTasks:
     """Tokens kept of an input."""
     max_target: int = 32
     """Tokens kept of an answer."""
-    decode: Literal["generate", "rank", "auto"] = "generate"
+    decode: Answering = "generate"
     """Answers by greedy generation, by ranking the task's labels, or (auto) by ranking where a task has labels and generation elsewhere."""
     verbalizer: Literal["words", "cosine", "linear"] | None = None
     """How an encoder scores labels: words at mask tokens, cosine to the labels' embeddings, or a linear head fitted once and frozen; where

@@ -77,8 +77,7 @@ class Page:
         if items:
             parts.append(f'<section><h2>What was found</h2><ul class="findings">{items}</ul></section>')
         if self.claims:
-            cells = [[f'<td class="words text">{escape(cell)}</td>' for cell in row] for row in self.claims]
-            rows = [f"<tr>{''.join(row)}</tr>" for row in cells]
+            rows = [f"<tr>{''.join(td(cell, lines=True) for cell in row)}</tr>" for row in self.claims]
             parts.append(f"<section><h2>Claimed and found</h2>{table_of(['claim', 'found here', 'why'], rows, words=3)}</section>")
         parts += [_section(section, figures) for section in self.sections]
         parts.append(settings_of(settings, summary))

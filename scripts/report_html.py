@@ -53,9 +53,10 @@ def clock(seconds: float) -> str:
     return f"{int(minutes)} min {int(seconds % 60)} s" if minutes < 60 else f"{int(minutes // 60)} h {int(minutes % 60)} min"
 
 
-def td(content: object, *, words: bool = False) -> str:
-    """A cell of text."""
-    return f"<td{' class=words' if words else ''}>{escape(str(content))}</td>"
+def td(content: object, *, words: bool = False, lines: bool = False) -> str:
+    """A cell: of a number, of words, or of so many words that they are broken into lines."""
+    kind = " class='words lines'" if lines else " class=words" if words else ""
+    return f"<td{kind}>{escape(str(content))}</td>"
 
 
 def num(n: Number, bold: bool = False) -> str:

@@ -12,6 +12,7 @@ from deltas.bank import Bank
 from deltas.evaluation import Exam
 from deltas.functional import Attached
 from deltas.tasks import Task
+from deltas.verbalizer import can_answer
 
 from .experiment import kept
 from .options import load_tasks
@@ -78,8 +79,7 @@ class Run:
         if max(settings.k) > solutions - 1 and not learned:
             raise deltas.InputError(f"expected decomposition.k of at most {solutions - 1}, one less than the {solutions} solutions of a type "
                                     f"(sources × seeds), got {max(settings.k)}; lower k or name more sources")
-        assert self.tasks
-        assert self.backbone
+        can_answer(self.backbone, list(self.tasks.values()), self.study.reading)
 
     def unseen(self) -> list[Task]:
         """The tasks that are tuned inside the subspace, in the order of their groups."""

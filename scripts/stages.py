@@ -52,7 +52,7 @@ def full_dev(run: Run) -> dict[str, dict[str, float]]:
     """The dev score of every unseen task's full delta by type, mean over seeds, and chance on dev: what decides which tasks count."""
     found: dict[str, dict[str, float]] = {}
     for task in run.unseen():
-        found[task.name] = {"chance": chance(task, "dev")}
+        found[task.name] = {"chance": chance(task, "dev", run.study.training.dev_rows)}
         for label in run.labels:
             scores = [run.bank.scores(label, task.name, seed)["dev"] for seed in range(run.study.seeds)
                       if run.bank.file(label, task.name, seed).is_file()]

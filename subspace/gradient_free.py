@@ -177,7 +177,7 @@ class Losses:
         self.members, self.at_once, self.unused = members, flight(at_once), -space.k % WIDTH
         self.constants = tuple(constants_of(space, member.label, self.unused) for member in members)
         backbone = members[0].backbone
-        exam = Exam.of(backbone, task, "train", reading if backbone.kind == "encoder" else replace(reading, decode="generate"))
+        exam = Exam.of(backbone, task, "train", reading)
         encoded, width = exam.encoded, exam.encoded.target_ids.shape[1]
         self.tables = {name: jnp.asarray(table) for name, table in encoded.tables.items()}
         self.batches = [{name: jnp.asarray(a) for name, a in batch_of(encoded, chosen, length, width, valid).items()}

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from ..options import Answering
 
 if TYPE_CHECKING:
     import jax
@@ -29,7 +31,7 @@ class Efficiency:
     """A folder of tasks, or "gym" """
     name: str = "middle.last.kind"
     """The task whose rows fill the batches"""
-    decode: Literal["generate", "rank", "auto"] = "rank"
+    decode: Answering = "rank"
     """"rank" of encoders"""
     types: tuple[str, ...] = ("lora:rank=8", "adapter:bottleneck=24", "prefix:length=20", "bitfit")
     """Delta types with settings; full fine-tuning is measured beside them"""
@@ -75,9 +77,10 @@ class Efficiency:
             InputError: any setting that is out of range.
         """
         import deltas
+        from deltas.verbalizer import can_answer
 
         from ..options import load_tasks, parse_type
-        from ..trials import can_answer, counted
+        from ..trials import counted
 
         counted({"batch_sizes": min(self.batch_sizes, default=0), "types": len(self.types)} | (
             {} if self.threads is None else {"threads": self.threads}))
@@ -118,15 +121,12 @@ class Efficiency:
 
 def full_batch(backbone: deltas.Backbone, task: deltas.Task, reading: deltas.Reading, size: int) -> dict[str, jax.Array]:
     """`size` training rows as one batch, the rows over again where there are fewer."""
-    from dataclasses import replace
-
     import jax.numpy as jnp
     import numpy as np
 
     from deltas.evaluation import Exam, batch_of
 
-    writing = reading if backbone.kind == "encoder" else replace(reading, decode="generate")
-    encoded = Exam.of(backbone, task, "train", writing, size).encoded
+    encoded = Exam.of(backbone, task, "train", reading, size).encoded
     batch = batch_of(encoded, np.arange(size) % len(encoded), reading.max_input, encoded.target_ids.shape[1])
     return {name: jnp.asarray(value) for name, value in {**batch, **encoded.tables}.items()}
 

@@ -75,7 +75,7 @@ class Ground:
 
     def check(self) -> None:
         """Refuse tasks that the backbone cannot answer, and a bank that was made otherwise."""
-        from ..trials import can_answer
+        from deltas.verbalizer import can_answer
 
         can_answer(self.backbone, self.tasks, self.reading)
         self.check_bank(self.folder, self.reading)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from ..options import Answering
 
 if TYPE_CHECKING:
     import deltas
@@ -34,7 +36,7 @@ class Scale:
     """A folder of tasks, or "gym" (one for all, or one a backbone)"""
     names: tuple[str, ...] = ("middle.last.kind",)
     """The tasks of a backbone, joined by + (one for all, or one a backbone)"""
-    decode: tuple[Literal["generate", "rank", "auto"], ...] = ("rank",)
+    decode: tuple[Answering, ...] = ("rank",)
     """Answers by greedy generation, or by ranking the labels (one for all, or one a backbone)"""
     types: tuple[str, ...] = ("lora:rank=8", "adapter:bottleneck=24,bias=true,sites=ff")
     """Delta types, lora or adapter, with settings; at fewer sites than they could stand at, so that others can be drawn"""
@@ -87,9 +89,10 @@ class Scale:
             InputError: any setting that is out of range, or has neither one value nor one a backbone.
         """
         import deltas
+        from deltas.verbalizer import can_answer
 
         from ..options import load_tasks, parse_type
-        from ..trials import can_answer, counted, of_backbone, patterns_of
+        from ..trials import counted, of_backbone, patterns_of
 
         counted({"backbones": len(self.backbones), "selections": self.selections, "seeds": self.seeds, "batch_size": self.batch_size,
                  "steps": min(self.steps, default=0), "dev_rows": self.dev_rows, "test_rows": 1 if self.test_rows is None else self.test_rows})

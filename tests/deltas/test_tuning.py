@@ -383,3 +383,11 @@ def test_the_toy_tasks_are_what_the_tests_assume():
         assert len(task.dev) >= 8
     lengths = [max(len(e.input.split()) for e in task.train) for task in (toy.classify(), toy.copy(), toy.constant())]
     assert lengths[0] < 8 < lengths[1] < lengths[2] < 24
+
+
+def test_labels_that_are_not_there_are_refused_before_any_work(backbone, small_tasks, refused, tmp_path):
+    """Not when a task's turn comes: the first task here has labels."""
+    with refused("rank", small_tasks[1].name):
+        train(backbone, small_tasks[:2], [LoRA(rank=2)], out=tmp_path, training=TRAINING, in_flight=1,
+              reading=dataclasses.replace(READING, decode="rank"))
+    assert not list((tmp_path / "solutions").rglob("*.safetensors"))

@@ -161,6 +161,7 @@ class TestBadInput:
         ('unseen = ["has_ba_too"]', 'unseen = ["has_ba"]', ("has_ba", "both")),
         ('unseen = ["has_ba_too"]', 'unseen = ["has_ba_tooo"]', ("has_ba_tooo", "has_ba_too")),
         ("steps = 4", 'steps = "four"', ("steps", "int")),
+        ("max_target = 4", 'max_target = 4\ndecode = "rank"', ("rank", "first_word", "auto")),
         ("name =", "name", ("TOML",)),
     ])
     def test_study_file(self, refuses, study, tmp_path, old, new, words):
