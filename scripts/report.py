@@ -17,7 +17,7 @@ from .report_findings import GROUP_NAMES, VERDICTS, findings, headline
 from .report_html import CAPTIONS, drawing, figure_of, interval_of, listed, mean_of, num, settings_of, table_of, td, value_of
 
 CONTROL_NAMES = {
-    "shuffled": "shuffled pairing", "random_basis": "random basis", "best_source": "best source",
+    "shuffled": "shuffled pairing", "random_basis": "random basis", "fastfood": "Fastfood", "best_source": "best source",
     "mean_only": "mean only", "zero_shot": "zero-shot",
 }  # fmt: skip
 PAPER = """@inproceedings{yi2022different,

@@ -17,7 +17,7 @@ from deltas.files import read_json
 from subspace import scores
 
 NONE = float("nan")
-CONTROLS = ("shuffled", "random_basis", "best_source", "mean_only", "zero_shot")
+CONTROLS = ("shuffled", "random_basis", "fastfood", "best_source", "mean_only", "zero_shot")
 STAGES = ("optimization", "transfer")
 COLUMNS = ("stage", "method", "k", "source", "target", "task", "seed", "control", "metric", "score", "relative", "normalised")
 

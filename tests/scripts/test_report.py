@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deltaspace.report import write_report
+from deltaspace import methods, report_data
+from deltaspace.report import CONTROL_NAMES, write_report
 from deltaspace.report_data import Number, read_study
 from deltaspace.report_figures import draw_figures
 from deltaspace.report_findings import findings, headline
@@ -237,3 +238,7 @@ def test_bad_input(tmp_path):
     (folder / "results.csv").write_text("stage,method\n")
     with pytest.raises(InputError, match="columns"):
         write_report(folder)
+
+
+def test_every_control_that_a_study_can_have_is_on_its_page():
+    assert set(methods.CONTROLS) < set(report_data.CONTROLS) == set(CONTROL_NAMES)
