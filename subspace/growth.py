@@ -72,6 +72,10 @@ def extend(space: Subspace, bank: Bank | Sources, *, pairs: Sequence[Pair] | Non
         raise InputError(f"expected newcomers to the subspace, got {twice[0][0]}, seed {twice[0][1]}, which is a source; leave it out")
     if not pairs:
         raise InputError(f"expected solutions that are not yet among the {len(old)} sources, got none in {_name(bank)}; train some first")
+    if absent := old - set(gather(bank, space.labels, missing=True).pairs):
+        task, number = min(absent)
+        raise InputError(f"expected the subspace's sources beside the newcomers, got no solution of {task}, seed {number}, in {_name(bank)}; "
+                         "give those too: their inner products with the newcomers are needed")
     sources = _fitting(space, bank, (*space.pairs, *pairs), missing=missing or space.settings.get("missing") is not None)
     blocks = {label: replace(block, rows=Remembered(block.rows, _grown(space, label, block))) for label, block in sources.blocks.items()}
     known, (method, kept) = replace(sources, blocks=blocks), METHODS[space.method]

@@ -147,6 +147,8 @@ def test_refusals(bank, refused):
         extend(with_grams(subspace.joint_svd(bank, 2), bank), bank)
     with refused("task99"):
         extend(space, bank, pairs=[("task99", 0)])
+    with refused("task0, seed 0", "give those too"):
+        extend(space, subspace.gather(bank, pairs=pairs[12:]))
     with refused("backbone", "b1"):
         extend(space, replace(bank, fingerprint="b1"))
     with refused("lora", "another start"):
