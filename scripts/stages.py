@@ -150,11 +150,12 @@ def likeness(run: Run) -> dict[str, Any]:
 def tune_and_transfer(run: Run, spaces: dict[tuple[str, int], Subspace]) -> None:
     """Stages 2 and 3 in every subspace: z tuned through each type, then decoded by all of them; mean_only is scored as it is."""
     settings, main = run.study.optimization, run.study.decomposition.tables
+    called = {str(method): name for method, name in run.study.decomposition.fitted_controls().items()}
     jobs = {name: seeds(run, *name) for name in spaces}
     steps = sum(settings.training.steps * len(j) * len(run.labels) for name, j in jobs.items() if not name[0].startswith("mean_only"))
     with run.bars.stage("optimize", steps) as bar:
         for (method, k), space in spaces.items():
-            control = "" if method.partition("/")[0] in run.study.decomposition.methods else method
+            control = called.get(method, "")
             ours = run.study.decomposition.methods[0] if control else method
             for source in run.labels:
                 found = []

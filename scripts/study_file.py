@@ -46,9 +46,9 @@ class TaskSettings:
 class DecompositionSettings:
     """How the solutions are decomposed: `methods` (the first is the study's own), every k of the curve, and the `main` k of the tables.
 
-    A method or control is a name, with @layer or @module where every layer or module has k numbers of its own: joint_svd@layer. Only the
-    first method has the whole curve unless `all_k`. `source_counts`: the first method fitted on so many of the source tasks, at the main
-    k (or one less than there are, where that is less).
+    A method or control is a name, with @layer or @module where every layer or module has k numbers of its own: joint_svd@layer. A control
+    that does not say is fitted as the first method is (@whole: with one z). Only the first method has the whole curve unless `all_k`.
+    `source_counts`: the first method fitted on so many of the source tasks, at the main k (or one less than there are, where that is less).
     """
 
     methods: tuple[str, ...] = ("joint_svd",)
@@ -79,8 +79,14 @@ class DecompositionSettings:
         """Every decomposition and control with its k, the study's own first."""
         every = [Method.of(text, CLOSED + LEARNED) for text in self.methods]
         found = [(method, k) for method in every for k in (self.k if self.all_k or method == every[0] else (self.tables,))]
-        found += [(Method.of(text, CONTROLS), self.tables) for text in self.controls if text != "best_source"]
+        found += [(method, self.tables) for method in self.fitted_controls()]
         return found + [(replace(every[0], tasks=n), self.tables) for n in self.source_counts]
+
+    def fitted_controls(self) -> dict[Method, str]:
+        """The controls that are subspaces, and what the tables call each: its name alone where its granularity is the first method's."""
+        own = Method.of(self.methods[0], CLOSED + LEARNED).granularity
+        every = [Method.of(text if "@" in text else f"{text}@{own}", CONTROLS) for text in self.controls if text != "best_source"]
+        return {method: method.name if method.granularity == own else f"{method.name}@{method.granularity}" for method in every}
 
     @property
     def tables(self) -> int:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -118,6 +119,22 @@ def test_study_writes_everything(study):
     controls = {line.split(",")[7] for line in lines}
     assert controls == {"", "full", "zero_shot", "chance", "mean_only", "random_basis", "shuffled", "best_source"}
     assert "<svg" in (out / "report.html").read_text() or "data:image/png" in (out / "report.html").read_text()
+
+
+def test_controls_are_fitted_as_the_first_method_is(study, tmp_path):
+    """A z for every layer is compared with wrongly paired types that have one too; the tables call it by its name."""
+    out, file = study
+    shutil.copytree(out, tmp_path / "out")
+    text = file.read_text().replace("method_seeds = { refined = 1 }", "")
+    methods = 'methods = ["joint_svd", "gcca@layer", "refined"]'
+    assert methods in text
+    (tmp_path / "layer.toml").write_text(text.replace(methods, 'methods = ["gcca@layer"]\ncontrols = ["shuffled", "mean_only@whole"]'))
+    assert main(["study", str(tmp_path / "layer.toml"), "--out", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out/stages").glob("shuffled@layer-k2.*")} == {
+        f"shuffled@layer-k2.{label}.0.json" for label in ("lora", "prefix")}
+    rows = [line.split(",") for line in (tmp_path / "out/results.csv").read_text().splitlines()]
+    assert {(row[1], row[7]) for row in rows if row[0] == "optimization"} == {
+        ("gcca@layer", ""), ("gcca@layer", "shuffled"), ("gcca@layer", "mean_only@whole"), ("gcca@layer/2", "")}
 
 
 def test_study_goes_on_without_work(study):
