@@ -90,14 +90,16 @@ def reconstruction(
     *,
     control: Sequence[Mapping[str, Any]] = (),
     k: int | None = None,
+    ylabel: str = "share of held-out variance reconstructed",
     title: str | None = None,
 ) -> Path:
-    """Held-out tasks reconstructed against k, a panel for each type that is decoded, a line for each that is encoded.
+    """Held-out tasks reconstructed, or scored, against k: a panel for each type that is decoded, a line for each that is encoded.
 
     Args:
-        rows: `subspace.CrossValidated.rows()`: source, target, k, share, low, high.
+        rows: `subspace.CrossValidated.rows()` or `HeldOutScores.rows()`: source, target, k, share, low, high.
         control: the same with shuffled pairing of types; from another type only, dashed.
         k: the dimension chosen, marked.
+        ylabel: what a share is a share of.
     """
     if not rows:
         raise InputError("expected rows of a cross-validation, got none; choose at least one k")
@@ -122,7 +124,7 @@ def reconstruction(
             ax.set_title(f"decoded as {target}", loc="left", color=colour[target])
             ax.set_xlabel("k")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panels[0].set_ylabel("share of held-out variance reconstructed")
+        panels[0].set_ylabel(ylabel)
         handles = [Line2D([], [], color=colour[s], marker=marker[s], markersize=4, label=f"encoded through {s}") for s in labels]
         if control and len(labels) > 1:
             handles.append(Line2D([], [], color=SOFT, linestyle=(0, (3, 2)), label="the same, types paired wrongly"))

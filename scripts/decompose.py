@@ -12,9 +12,12 @@ from .methods import CLOSED, CONTROLS, LEARNED, Granularity, Method, closed
 from .options import OnTasks, use_devices
 
 if TYPE_CHECKING:
+    from deltas import Backbone, Reading, Task
     from subspace import Sources, Subspace
 
-    from .progress import Bar
+    from .progress import Bar, Bars
+
+    Loaded = tuple[Backbone, list[Task], Reading]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class Decompose(OnTasks):
     """Decompose solutions jointly, and say how far the result is to be trusted: spectra against chance, held-out tasks, likeness of tasks and
     of types.
 
-    The autoencoder and the refined decoders alone run the backbone on the tasks; the others read only the solutions.
+    The autoencoder, the refined decoders and --score alone run the backbone on the tasks; the others read only the solutions.
     """
 
     bank: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -58,6 +61,10 @@ class Decompose(OnTasks):
     """sharded: which of them this is; host 0 writes."""
     report: bool = True
     """Write report.html, figures and what they show; without, the subspace alone."""
+    score: bool = False
+    """Run the backbone on what the space of the other tasks makes of each held-out task: its score against k, in the report."""
+    dev_rows: int | None = None
+    """score: dev rows of a task; all where not given."""
     maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne")
     """Maps of the tasks in z; umap needs the extra [maps]."""
     categories: Path | None = None
@@ -103,10 +110,15 @@ class Decompose(OnTasks):
         with bars.stage("gather", 1) as bar:
             sources = self.gathered()
             bar()
+        loaded = self.load() if self.method in LEARNED or self.score else None
+        if loaded is not None and self.score:
+            from subspace.held_out_scores import answerable
+
+            answerable(sources, *loaded, rows=self.dev_rows)  # refuses before any work
         try:
             with bars.stage("decompose", self.steps if self.method in LEARNED else 1) as bar:
                 kept = remembered(resumable(sharded(sources) if self.sharded else sources, state))
-                space = self._learned(kept, state, bar) if self.method in LEARNED else closed(method, kept, self.k, self.seed)
+                space = self._learned(kept, loaded, state, bar) if loaded and self.method in LEARNED else closed(method, kept, self.k, self.seed)
                 sources.unchanged()
                 if self.method in GROWING and self.granularity == "whole":
                     space = with_grams(space, kept)  # what `extend` needs not to compute them again
@@ -120,8 +132,9 @@ class Decompose(OnTasks):
             return
         summary = {**space.describe(), "manifest": list(sources.manifest), "duplicates": twice, "versions": versions()}
         if self.report:
+            scores = self._scored(space, kept, loaded, state, bars) if loaded and self.score else None
             with bars.stage("report", 1) as bar:
-                summary |= decompose_report.write(self.out, space, kept, categories=categories, maps=self.maps, seed=self.seed)
+                summary |= decompose_report.write(self.out, space, kept, categories=categories, maps=self.maps, seed=self.seed, scores=scores)
                 bar()
         write_json(self.out / "summary.json", {**summary, "seconds": bars.seconds})
         shutil.rmtree(state, ignore_errors=True)
@@ -140,6 +153,9 @@ class Decompose(OnTasks):
         """Make the devices, and meet the other hosts."""
         from deltas.errors import InputError
 
+        if self.score and (not self.report or self.sharded or not is_bank(self.bank)):
+            raise InputError(f"expected a bank on one host, and a report, with --score, which runs the backbone, got {', '.join(self.bank)}"
+                             f"{' with --sharded' * self.sharded}{' with --no-report' * (not self.report)}; leave --score out")
         if not self.sharded:
             if self.coordinator is not None or self.hosts != 1 or self.host:
                 raise InputError("expected --sharded with --coordinator, --hosts and --host, got them without; add it, or leave them out")
@@ -172,8 +188,15 @@ class Decompose(OnTasks):
             sources = sources.of([pair for pair in sources.pairs if pair[0] in self.names])
         return subspace.aligned(sources, self.align, relative=self.relative)
 
-    def _learned(self, sources: "Sources", state: Path, bar: "Bar") -> "Subspace":
-        backbone, tasks, reading = self.load()
+    def _scored(self, space: "Subspace", sources: "Sources", loaded: "Loaded", state: Path, bars: "Bars") -> dict[str, Any]:
+        from . import decompose_scores
+
+        with bars.stage("score", len(sources.pairs)) as bar:
+            found = decompose_scores.score(space, sources, *loaded, rows=self.dev_rows, kept=state, seed=self.seed, on_progress=bar.listener())
+        return decompose_scores.table(found)
+
+    def _learned(self, sources: "Sources", loaded: "Loaded", state: Path, bar: "Bar") -> "Subspace":
+        backbone, tasks, reading = loaded
         import deltas
         import subspace
 

@@ -25,6 +25,8 @@ CAPTIONS = {
     "permuted against each other, would still give when the directions before are taken out. Right: the energy they hold.",
     "reconstruction": "Tasks that the fit has not seen, encoded through one type and decoded as another: the share of their variance about the "
     "mean solution that comes back. 0 is the mean alone; bands are 95 % intervals over tasks.",
+    "scores": "The same tasks scored by the backbone on dev rows: 0 is chance, 1 the task's own solution of the type that is decoded; k = 0 is "
+    "the mean of the other tasks. Dashed: types paired wrongly.",
     "angles": "Principal angles between the same fit to two parts of the sources, mean over parts; 0° is the same direction. Dashed: as many "
     "random directions among the same solutions, which shows how alike the solutions are and not what the fit found.",
     "agreement": "How alike two types see the tasks. Bars: 95 % of what the same tasks give in permuted order.",
@@ -44,7 +46,8 @@ def write_page(folder: Path, space: Subspace, found: Mapping[str, Any], manifest
     """
     figures = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
     body = [_opening(space, found), _findings(space, found), _directions(found, figures), _held_out(space, found, figures),
-            _stability(found, figures), _alike(found, figures), _map(found, figures), _sources(found, manifest), _reading(space, found)]
+            _scores(space, found, figures), _stability(found, figures), _alike(found, figures), _map(found, figures),
+            _sources(found, manifest), _reading(space, found)]
     page = Template(Path(__file__).with_name("report_page.html").read_text(encoding="utf-8"))
     path = folder / "report.html"
     write_text(path, page.safe_substitute(title="A decomposition", body="\n".join(filter(None, body))))
@@ -114,6 +117,9 @@ def _findings(space: Subspace, found: Mapping[str, Any]) -> str:
     held = found["held_out"].get("recommended")
     if held:
         items.append(Finding("note", f"Suggested k = {held['k']}: {held['reason']}."))
+    if "scores" in found.get("suggested", {}):
+        items.append(Finding("note", f"By scores of held-out tasks, k = {found['suggested']['scores']} is the smallest that cannot be told from "
+                                     "the best."))
     nulls = found["spectrum"].get("nulls", {})
     if "permutation" in nulls:
         above = nulls["permutation"]["above"]
@@ -186,6 +192,23 @@ def _held_out(space: Subspace, found: Mapping[str, Any], figures: dict[str, Path
     return f"<section><h2>Tasks that were held out</h2>{shown}{table_of(heads, rows, caption)}</section>"
 
 
+def _scores(space: Subspace, found: Mapping[str, Any], figures: dict[str, Path]) -> str:
+    part = found.get("scores")
+    if part is None:
+        return ""
+    heads = {"across": "from type to type", "shuffled": "types paired wrongly", "within": "within a type"}
+    shown = [name for name in heads if any(name in row for row in part["means"])]
+    rows = []
+    for row in part["means"]:
+        cells = "".join(num(_number(row, name), bold=row["k"] == space.k and name != "shuffled") for name in shown)
+        rows.append(f"<tr>{td(row['k'] or '0, the mean')}{cells}</tr>")
+    caption = f"Normalised scores of {part['tasks']} held-out tasks, mean over types; without any delta {value_of(_number(part, 'zero_shot'))}."
+    if part["apart"]:
+        caption += f" In no mean, since their own solutions are less than 0.1 above chance: {listed(part['apart'])}."
+    table = table_of(["k", *(heads[name] for name in shown)], rows, caption) if shown else f"<p class='asked'>{escape(caption)}</p>"
+    return f"<section><h2>Held-out tasks, scored</h2>{figure_of(figures, 'scores', CAPTIONS['scores'])}{table}</section>"
+
+
 def _stability(found: Mapping[str, Any], figures: dict[str, Path]) -> str:
     rows, why = [], []
     for name, title in (("halves", "halves of the tasks"), ("seeds", "two seeds")):
@@ -242,8 +265,9 @@ def _sources(found: Mapping[str, Any], manifest: Sequence[Mapping[str, Any]]) ->
 
 def _reading(space: Subspace, found: Mapping[str, Any]) -> str:
     items = [
-        "The reconstruction of held-out tasks is about numbers of the solutions, not about their scores: run the backbone (deltaspace optimize, "
-        "deltaspace transfer) to see what a point of the space does.",
+        "The reconstruction of held-out tasks is about numbers of the solutions, not about their scores"
+        + ("." if "scores" in found else ": with --score the backbone is run on them.")
+        + " What a point of the space does for a new task, deltaspace optimize and deltaspace transfer say.",
         "Intervals are over tasks, as if these were drawn from all tasks there are; related tasks make them too narrow.",
         "The energy of the spectrum is of the solutions that were fitted, and grows with k by itself.",
     ]

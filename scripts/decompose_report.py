@@ -36,6 +36,7 @@ def write(
     draws: int = 100,
     permutations: int = 500,
     seed: int = 0,
+    scores: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write out/figures/*.png and out/report.html; return {"trust": what they show} for summary.json.
 
@@ -51,10 +52,15 @@ def write(
         draws: of each null; of more than 100 sources less than half as many.
         permutations: of the tasks, for the similarity of types; as with draws.
         seed: of all draws.
+        scores: of held-out tasks, where the backbone was run: `decompose_scores.table`.
     """
     from .decompose_page import write_page
 
     found = {"trust": sections(space, sources, ks=ks, maps=maps, draws=draws, permutations=permutations, seed=seed)}
+    if scores is not None:
+        found["trust"]["scores"] = dict(scores)
+        if scores["recommended"] is not None:
+            found["trust"]["suggested"]["scores"] = scores["recommended"]
     draw(Path(out) / "figures", space, found["trust"], categories or {})
     write_page(Path(out), space, found["trust"], sources.manifest)
     return found
@@ -67,7 +73,7 @@ def sections(
     """All numbers, as JSON; a part that the sources do not allow is {"skipped": why}."""
     from subspace.remembered import common, remembered
 
-    kept = remembered(_some(common(sources), seed))
+    kept = remembered(some(common(sources), seed))
     tasks = sorted({task for task, _ in kept.pairs})
     few, orders = ((n if len(kept.pairs) <= 100 else max(n * 2 // 5, 1)) for n in (draws, permutations))
     found: dict[str, Any] = {
@@ -93,7 +99,7 @@ def _or_why(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"skipped": str(error)}
 
 
-def _some(sources: Sources, seed: int) -> Sources:
+def some(sources: Sources, seed: int) -> Sources:
     """Whole tasks in random order, up to the limit."""
     if len(sources.pairs) <= LIMIT:
         return sources
@@ -165,14 +171,23 @@ def method_of(space: Subspace) -> tuple[str, DualFit, bool]:
     return known.get(space.method, ("joint_svd", validation.joint_dual, True))
 
 
-def _held_out(space: Subspace, sources: Sources, ks: Sequence[int] | None, seed: int) -> dict[str, Any]:
-    from subspace.validation import cross_validated, held_out, recommended
+def parts_of(sources: Sources, seed: int) -> tuple[Any, int]:
+    """What is held out together, and the largest k that every training part spans."""
+    from subspace.validation import held_out
 
     tasks = len({task for task, _ in sources.pairs})
     folds: Any = "leave_one_task_out" if tasks <= 64 else 16
-    name, method, nested = method_of(space)
     largest = max(len(part) for part in held_out(sources.pairs, folds, seed)) if tasks > 1 else 1
-    ks = tried(len(sources.pairs) - largest - 1, space.k) if ks is None else list(ks)
+    return folds, len(sources.pairs) - largest - 1
+
+
+def _held_out(space: Subspace, sources: Sources, ks: Sequence[int] | None, seed: int) -> dict[str, Any]:
+    from subspace.validation import cross_validated, recommended
+
+    folds, most = parts_of(sources, seed)
+    tasks = len({task for task, _ in sources.pairs})
+    name, method, nested = method_of(space)
+    ks = tried(most, space.k) if ks is None else list(ks)
     options: dict[str, Any] = {"method": method, "nested": nested, "folds": folds, "seed": seed}
     found = cross_validated(sources, ks, **options)
     control = _or_none(lambda: cross_validated(sources, ks, shuffled=True, **options)) if found.across else None
@@ -246,6 +261,9 @@ def draw(figures: Path, space: Subspace, found: Mapping[str, Any], categories: M
         written.append(landscape.spectra(spectrum["values"], spectrum["nulls"], figures / "spectra.png", energy=spectrum["energy"], k=marked))
     if "rows" in held:
         written.append(landscape.reconstruction(held["rows"], figures / "reconstruction.png", control=held["control"], k=marked))
+    if found.get("scores", {}).get("rows"):
+        written.append(landscape.reconstruction(found["scores"]["rows"], figures / "scores.png", control=found["scores"]["control"], k=marked,
+                                                ylabel="score on held-out tasks, normalised"))
     angles = {title: found["stability"][name]["types"] for name, title in (("halves", "halves of the tasks"), ("seeds", "two seeds"))
               if "types" in found["stability"][name]}
     if angles:

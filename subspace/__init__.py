@@ -6,7 +6,7 @@ what is decomposed
                  gram, sharded: exact Gram matrices and combinations, on one device or many; product: LoRA by ΔW = AB; alignment, gauges, ranks
 decompositions   joint_svd (missing: where some solutions are), gcca, pca, autoencoder (learning; looping), refine; granularity: a z a layer;
                  controls: mean_only, random_basis (fastfood), shuffled
-choosing k       choosing, validation, stability, similarity, maps; remembered: Gram matrices asked for often
+choosing k       choosing, validation (held_out_scores: by the backbone), stability, similarity, maps; remembered: Gram matrices asked again
 working in it    optimize (several: types at once), gradient_free, few_shot, warm_start, transfer, merging (rules), project, export
 packages         ensembling: a start for a new task, sources weighed by how near they are to it; continual: classes learned step by step
 growing          growth: newcomers; compression: a bank as bases and codes
@@ -30,6 +30,7 @@ from subspace.gradient_free import search
 from subspace.gram import resumable
 from subspace.granularity import by_group
 from subspace.growth import extend, missed, with_grams
+from subspace.held_out_scores import HeldOutScores, cross_validated_scores
 from subspace.joint_svd import gram_correlation, joint_svd
 from subspace.maps import code_points, points_of, task_map
 from subspace.merging import Merged, merge, merge_codes, merge_factors, merge_solutions
@@ -50,12 +51,12 @@ from subspace.validation import cross_validated, recommended
 from subspace.warm_start import WarmStart, warm_start
 
 __all__ = [
-    "Autoencoder", "Compressed", "Dare", "Found", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule", "Sources",
-    "Subspace", "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder", "by_group",
-    "code_points", "compress", "continual", "cross_validated", "decompress", "duplicates", "ensembling", "export", "extend", "few_shot",
-    "gather", "gather_folders", "gaussian_null", "gcca", "gram_correlation", "in_product_space", "inspection", "joint_svd", "mean_only",
-    "merge", "merge_codes", "merge_factors", "merge_solutions", "missed", "of_one_rank", "optimize", "optimize_many", "over_halves",
-    "over_seeds", "pca", "permutation_null", "placed", "points_of", "project", "random_basis", "recommended", "refine", "remembered",
-    "resumable", "scores_kept", "search", "sharded", "shuffled", "task_cosines", "task_map", "transfer", "type_similarity", "warm_start",
-    "with_grams",
+    "Autoencoder", "Compressed", "Dare", "Found", "HeldOutScores", "Mean", "Merged", "Network", "Part", "Projection", "Refine", "Rule",
+    "Sources", "Subspace", "TaskArithmetic", "Ties", "TransferTable", "WarmStart", "align_to", "aligned", "angles_between", "autoencoder",
+    "by_group", "code_points", "compress", "continual", "cross_validated", "cross_validated_scores", "decompress", "duplicates",
+    "ensembling", "export", "extend", "few_shot", "gather", "gather_folders", "gaussian_null", "gcca", "gram_correlation",
+    "in_product_space", "inspection", "joint_svd", "mean_only", "merge", "merge_codes", "merge_factors", "merge_solutions", "missed",
+    "of_one_rank", "optimize", "optimize_many", "over_halves", "over_seeds", "pca", "permutation_null", "placed", "points_of", "project",
+    "random_basis", "recommended", "refine", "remembered", "resumable", "scores_kept", "search", "sharded", "shuffled", "task_cosines",
+    "task_map", "transfer", "type_similarity", "warm_start", "with_grams",
 ]

@@ -124,24 +124,36 @@ def cross_validated(
         found = subspace.cross_validated(bank, ks=(2, 4, 8, 16))
     """
     sources = common(remembered(bank, labels, pairs), 3)
-    parts = held_out(sources.pairs, folds, seed)
-    ks, most = tuple(sorted(set(ks))), len(sources.pairs) - max(len(part) for part in parts) - 1
-    if not ks or ks[0] < 1 or ks[-1] > most:
-        raise InputError(f"expected each k between 1 and {most}, one less than the solutions that the smallest training part has, got "
-                         f"{ks[-1] if ks and ks[0] >= 1 else ks[:1]}; lower it or train more tasks")
+    ks, parts = trained(sources, ks, folds, seed)
     names = sorted(sources.labels)
     grams = {label: gram(sources.rows[label]) for label in names}
     left = np.zeros((len(ks), len(names), len(names), len(sources.pairs)))
     total = np.zeros((len(names), len(sources.pairs)))
     for held in parts:
-        train = np.setdiff1d(np.arange(len(sources.pairs)), held)
-        orders = [train] * len(names)
-        if shuffled:
-            orders = [train[order] for order in derangements([sources.pairs[i] for i in train], len(names), seed)]
-        left[..., held], total[:, held] = _left(grams, dict(zip(names, orders, strict=True)), held, ks, method, nested)
+        orders = training_rows(sources, held, names, seed if shuffled else None)
+        left[..., held], total[:, held] = _left(grams, orders, held, ks, method, nested)
     tasks = sorted({task for task, _ in sources.pairs})
     member = np.array([[task == other for task in tasks] for other, _ in sources.pairs], float)
     return CrossValidated(ks=ks, labels=tuple(names), tasks=tuple(tasks), left=left @ member, total=total @ member, seed=seed)
+
+
+def trained(sources: Sources, ks: Sequence[int], folds: int | str, seed: int) -> tuple[tuple[int, ...], list[Int[np.ndarray, " held"]]]:
+    """The dimensions in order, and what is held out of each training part (`held_out`); a k that a part cannot span is refused."""
+    parts = held_out(sources.pairs, folds, seed)
+    ks, most = tuple(sorted(set(ks))), len(sources.pairs) - max(len(part) for part in parts) - 1
+    if not ks or ks[0] < 1 or ks[-1] > most:
+        raise InputError(f"expected each k between 1 and {most}, one less than the solutions that the smallest training part has, got "
+                         f"{ks[-1] if ks and ks[0] >= 1 else ks[:1]}; lower it or train more tasks")
+    return ks, parts
+
+
+def training_rows(sources: Sources, held: Int[np.ndarray, " held"], names: Sequence[str], shuffled: int | None) -> dict[str, np.ndarray]:
+    """By type the places of the sources that are not held out; with the seed `shuffled` paired with other tasks from type to type."""
+    train = np.setdiff1d(np.arange(len(sources.pairs)), held)
+    orders = [train] * len(names)
+    if shuffled is not None:
+        orders = [train[order] for order in derangements([sources.pairs[i] for i in train], len(names), shuffled)]
+    return dict(zip(names, orders, strict=True))
 
 
 def held_out(pairs: Sequence[Pair], folds: int | str, seed: int) -> list[Int[np.ndarray, " held"]]:
@@ -155,6 +167,32 @@ def held_out(pairs: Sequence[Pair], folds: int | str, seed: int) -> list[Int[np.
     else:
         raise InputError(f"expected folds of 'leave_one_task_out' or a number from 2 to the {len(tasks)} tasks, got {folds!r}; choose one")
     return [np.array([i for i, (task, _) in enumerate(pairs) if task in group]) for group in groups]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """One type's mean and directions in a training part, in the part's Gram matrix.
+
+    Args:
+        coefficients: [μ; U] over the part's rows.
+        projected: U (x − μ)ᵀ of the held-out solutions.
+        metric: U Uᵀ.
+    """
+
+    coefficients: Coefficients
+    projected: Float64[np.ndarray, "k held"]
+    metric: Float64[np.ndarray, "k k"]
+
+
+def fit(grams: Mapping[str, np.ndarray], orders: Mapping[str, np.ndarray], held: np.ndarray, k: int, method: DualFit) -> dict[str, Fitted]:
+    """Mean and directions of every type, fitted on the rows of `orders`, and the held-out solutions along them."""
+    inner = {label: grams[label][np.ix_(order, order)] for label, order in orders.items()}
+    found, fitted = method(inner, k), {}
+    for label, order in orders.items():
+        mean, basis = found[label][0], found[label][1:]
+        seen = basis @ (grams[label][np.ix_(order, held)] - (inner[label] @ mean)[:, None])
+        fitted[label] = Fitted(found[label], seen, basis @ inner[label] @ basis.T)
+    return fitted
 
 
 def encoded(metric: Float64[np.ndarray, "k k"], seen: Float64[np.ndarray, "k n"], ks: Sequence[int]) -> list[Float64[np.ndarray, "k n"]]:
@@ -179,16 +217,14 @@ def _left(
     if not nested and len(ks) > 1:
         each = [_left(grams, orders, held, [k], method, nested) for k in ks]
         return np.concatenate([left for left, _ in each]), each[0][1]
-    inner = {label: grams[label][np.ix_(order, order)] for label, order in orders.items()}
-    fitted, projected, metrics, distance, total = method(inner, ks[-1]), [], [], [], []
+    distance, total, fitted = [], [], fit(grams, orders, held, ks[-1], method)
     for label, order in orders.items():
-        mean, basis = fitted[label][0], fitted[label][1:]
+        mean, inner = fitted[label].coefficients[0], grams[label][np.ix_(order, order)]
         cross, own = grams[label][np.ix_(order, held)], np.diagonal(grams[label])[held]
-        away = [own - 2 * m @ cross + m @ inner[label] @ m for m in (mean, np.full(len(order), 1 / len(order)))]
+        away = [own - 2 * m @ cross + m @ inner @ m for m in (mean, np.full(len(order), 1 / len(order)))]
         distance.append(away[0])
         total.append(away[1])
-        projected.append(basis @ (cross - (inner[label] @ mean)[:, None]))
-        metrics.append(basis @ inner[label] @ basis.T)
+    projected, metrics = [own.projected for own in fitted.values()], [own.metric for own in fitted.values()]
     left = np.empty((len(ks), len(orders), len(orders), len(held)))
     for s, (seen, metric) in enumerate(zip(projected, metrics, strict=True)):
         for i, (k, z) in enumerate(zip(ks, encoded(metric, seen, ks), strict=True)):

@@ -60,6 +60,28 @@ def test_a_bank_with_its_report(made, tmp_path):
     assert subspace.Subspace.load(tmp_path).k == 2
 
 
+def test_held_out_tasks_are_scored(made, tmp_path, monkeypatch):
+    """The page has the score of each k beside its controls; a job that was killed while it scored goes on."""
+    root, on = made
+    args = ["decompose", str(root / "bank"), "--k", "2", *on, "--score", "--dev-rows", "6", "--decode", "auto", "--out", str(tmp_path)]
+    with monkeypatch.context() as killed:
+        killed.setattr("deltaspace.decompose_scores.table", lambda found: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(args) == 130
+    assert subspace.Subspace.load(tmp_path).k == 2
+    assert len(list((tmp_path / "state").glob("scores.*.json"))) == 4
+    with monkeypatch.context() as kept:
+        kept.setattr("subspace.held_out_scores.evaluate_each", None)  # nothing is scored again
+        assert main(args) == 0
+    assert not (tmp_path / "state").exists()
+    told = summary(tmp_path)["trust"]["scores"]
+    assert [row["k"] for row in told["means"]] == [0, 1, 2]
+    assert {line["control"] for line in told["lines"]} == {"", "full", "chance", "zero_shot", "shuffled"}
+    assert {line["task"] for line in told["lines"]} == {"has_ba", "has_ba_too", "first_word", "always_maybe"}
+    page = (tmp_path / "report.html").read_text()
+    assert "Held-out tasks, scored" in page
+    assert all(task in page for task in told["apart"])
+
+
 @pytest.mark.parametrize("args", [["--method", "pca"], ["--granularity", "layer"], ["--space", "product"], ["--align", "procrustes"],
                                   ["--method", "fastfood"]], ids=" ".join)
 def test_ways_to_decompose(made, tmp_path, args):
@@ -252,6 +274,14 @@ class TestBadInput:
     def test_a_method_that_runs_the_backbone(self, refuses, adapters, tmp_path):
         refuses("autoencoder", "convert", args=["decompose", f"{adapters}/plain/*", "--k", "2", "--method", "autoencoder",
                                                 "--out", str(tmp_path / "s")])
+
+    def test_scores_without_what_they_need(self, refuses, made, adapters, tmp_path):
+        root, on = made
+        bank, out = str(root / "bank"), ["--out", str(tmp_path / "o")]
+        refuses("--score", "bank", args=["decompose", str(adapters / "plain/*"), "--k", "2", "--score", *out])
+        refuses("--no-report", args=["decompose", bank, "--k", "2", "--score", "--no-report", *on, *out])
+        refuses("product", args=["decompose", bank, "--k", "2", "--score", "--space", "product", *on, *out])
+        refuses("backbone", args=["decompose", bank, "--k", "2", "--score", "--tasks", on[3], *out])
 
     def test_a_bank_that_changes_meanwhile(self, refuses, made, tmp_path, monkeypatch):
         bank = Path(shutil.copytree(made[0] / "bank", tmp_path / "bank"))
