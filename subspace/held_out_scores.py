@@ -197,53 +197,47 @@ class _Job:
 
     def part(self, held: np.ndarray, chosen: Sequence[int]) -> list[dict[str, Any]]:
         """The scores of the chosen ones among the held-out sources."""
-        places = [int(np.flatnonzero(held == i)[0]) for i in chosen]
-        found: list[dict[str, Any]] = []
-        for wrong in (False, True)[: len(self.names)]:
-            orders = training_rows(self.sources, held, self.names, self.seed if wrong else None)
+        ways = []
+        for control in ("", "shuffled")[: len(self.names)]:
+            orders = training_rows(self.sources, held, self.names, self.seed if control else None)
             fits = {k: fit(self.grams, orders, held, k, self.method) for k in ((self.ks[-1],) if self.nested else self.ks)}
-            for target in self.names:
-                points: list[Point] = [] if wrong else [("", 0)]
-                points += [(source, k) for source in self.names for k in self.ks if not wrong or source != target]
-                each = [[self._combination(fits, target, point, place) for point in points] for place in places]
-                rows = self.sources.blocks[target].rows.take(orders[target].tolist())
-                for i, values in zip(chosen, self._scores(target, rows, each, chosen), strict=True):
-                    found += [self._line(i, source or target, target, k, "shuffled" if wrong else "", value)
-                              for (source, k), value in zip(points, values, strict=True)]
-        return found + self._own(chosen)
-
-    def _combination(self, fits: dict[int, dict[str, Fitted]], target: str, point: Point, place: int) -> np.ndarray:
-        """What is decoded, as coefficients over the training rows."""
-        (source, k), fitted = point, fits[max(fits) if self.nested or not point[1] else point[1]]
-        if k == 0:
-            return np.full(fitted[target].coefficients.shape[1], 1 / fitted[target].coefficients.shape[1])
-        (z,) = encoded(fitted[source].metric, fitted[source].projected[:, [place]], [k])
-        return fitted[target].coefficients[0] + z[:, 0] @ fitted[target].coefficients[1 : k + 1]
-
-    def _scores(self, label: str, rows: Any, each: Sequence[Sequence[np.ndarray]], chosen: Sequence[int]) -> list[list[float]]:
-        """The score of every combination on its source's task."""
-        exams = [self.exams[self.sources.pairs[i][0]] for i, own in zip(chosen, each, strict=True) for _ in own]
-        flat, block, found = np.array([c for own in each for c in own]), self.sources.blocks[label], []
-        at_once = max(1, MEMORY // (4 * block.rows.size))
-        for first in range(0, len(flat), at_once):
-            thetas = block.theta0 + combine(flat[first : first + at_once], rows)
-            found += [s.score for s in evaluate_each(self.attached[label], thetas, exams[first : first + at_once], in_flight=self.in_flight)]
-        cuts = np.cumsum([len(own) for own in each])[:-1]
-        return [part.tolist() for part in np.split(np.array(found), cuts)]
-
-    def _own(self, chosen: Sequence[int]) -> list[dict[str, Any]]:
-        """The held-out solutions themselves, and θ0."""
-        found: list[dict[str, Any]] = []
-        for label in self.names:
-            block = self.sources.blocks[label]
+            ways.append((control, orders, fits))
+        lines: list[dict[str, Any]] = []
+        for target in self.names:
+            asked: list[tuple[dict[str, Any], np.ndarray]] = []
             for i in chosen:
-                thetas = block.theta0 + np.stack([block.rows[i], np.zeros_like(block.theta0)])[: 2 if label == self.names[0] else 1]
-                values = evaluate_each(self.attached[label], thetas, [self.exams[self.sources.pairs[i][0]]] * len(thetas),
-                                       in_flight=self.in_flight)
-                found.append(self._line(i, label, label, "", "full", values[0].score))
-                found += [self._line(i, "", "", "", "zero_shot", value.score) for value in values[1:]]
+                task, seed = self.sources.pairs[i]
+                place = int(np.flatnonzero(held == i)[0])
+                about = {"task": task, "seed": seed, "source": target, "target": target, "k": "", "control": "full"}
+                asked.append((about, np.eye(len(self.sources.pairs))[i]))
+                if target == self.names[0]:
+                    asked.append(({**about, "source": "", "target": "", "control": "zero_shot"}, np.zeros(len(self.sources.pairs))))
+                for control, orders, fits in ways:
+                    points: list[Point] = [] if control else [(target, 0)]
+                    points += [(source, k) for source in self.names for k in self.ks if not control or source != target]
+                    asked += [({**about, "source": source, "k": k, "control": control},
+                               self._combination(fits[k if k in fits else self.ks[-1]], orders[target], source, target, k, place))
+                              for source, k in points]
+            lines += [{**about, "score": value} for (about, _), value in zip(asked, self._scores(target, asked), strict=True)]
+        return lines
+
+    def _combination(self, fitted: dict[str, Fitted], order: np.ndarray, source: str, target: str, k: int, place: int) -> np.ndarray:
+        """μ_t + z U_t of a held-out solution, as coefficients over all rows."""
+        own = fitted[target].coefficients[0]
+        if k:
+            (z,) = encoded(fitted[source].metric, fitted[source].projected[:, [place]], [k])
+            own = own + z[:, 0] @ fitted[target].coefficients[1 : k + 1]
+        found = np.zeros(len(self.sources.pairs))
+        found[order] = own
         return found
 
-    def _line(self, i: int, source: str, target: str, k: int | str, control: str, score: float) -> dict[str, Any]:
-        task, seed = self.sources.pairs[i]
-        return {"source": source, "target": target, "k": k, "task": task, "seed": seed, "control": control, "score": score}
+    def _scores(self, label: str, asked: Sequence[tuple[dict[str, Any], np.ndarray]]) -> list[float]:
+        """The score of every combination on its line's task."""
+        block, attached, found = self.sources.blocks[label], self.attached[label], []
+        at_once = max(1, MEMORY // (4 * block.rows.size))
+        for first in range(0, len(asked), at_once):
+            part = asked[first : first + at_once]
+            thetas = block.theta0 + combine(np.stack([coefficients for _, coefficients in part]), block.rows)
+            exams = [self.exams[about["task"]] for about, _ in part]
+            found += [score.score for score in evaluate_each(attached, thetas, exams, in_flight=self.in_flight)]
+        return found
