@@ -273,6 +273,8 @@ def _reading(space: Subspace, found: Mapping[str, Any]) -> str:
     ]
     if found["held_out"].get("method", space.method) != space.method:
         items.append(f"Held-out tasks and stability are those of {found['held_out']['method']}: {space.method} was not fitted again.")
+    if "groups" in space.settings:
+        items.append("Held-out tasks and stability are those of one z for the whole delta, not of one for each of its parts.")
     if space.align == "procrustes":
         items.append("Solutions were aligned to a reference that all of them made, those too that are held out here: what is rebuilt of them is "
                      "a little more than of a solution that had no part in it.")

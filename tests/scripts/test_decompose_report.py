@@ -151,7 +151,7 @@ def test_a_space_of_more_coordinates_than_sources(tmp_path):
     found = sections(space, sources, **QUICK)
     assert headline(space, found).text.startswith(f"With k = {found['held_out']['recommended']['k']}, ")
     decompose_report.draw(tmp_path / "figures", space, found, {})
-    page(tmp_path, space, found)
+    assert "one z for the whole delta" in page(tmp_path, space, found)
 
 
 def test_ks_that_are_tried():
