@@ -67,7 +67,7 @@ def _opening(study: Study) -> str:
     count = f"{len(sources)} source tasks" if isinstance(sources, list) and sources else "the source tasks"
     backbone = study.setting("backbone") or ""
     backbone = backbone if isinstance(backbone, str) else str(backbone.get("source", ""))
-    how = f"Solutions of {count} span a space of {study.k or '?'} dimensions ({escape(study.method)})"
+    how = f"Solutions of {count} span a space of {study.k or '?'} dimensions{study.each} ({escape(study.method)})"
     how += f" on the frozen backbone {escape(Path(backbone).name)}" if backbone else ""
     seeds = len({r.seed for r in study.rows if r.stage == "optimization" and not r.control})
     how += f"; in it, only z is tuned on {len(study.counted)} unseen tasks" if unseen else "; in it, only z is tuned on unseen tasks"

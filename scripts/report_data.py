@@ -88,7 +88,10 @@ class Study:
 
     @property
     def method(self) -> str:
-        """The decomposition the headline is about: the one with the most results, joint_svd on a tie."""
+        """The decomposition the headline is about: the study's own, else the one with the most results, joint_svd on a tie."""
+        given = (self.summary.get("study") or {}).get("method")
+        if any(r.method == given for r in self.rows):
+            return given
         counts = Counter(r.method for r in self.rows if r.stage in STAGES and not r.control)
         return max(counts, key=lambda m: (counts[m], m == "joint_svd"), default="the subspace")
 
@@ -100,6 +103,12 @@ class Study:
             return given
         ks = Counter(r.k for r in self.rows if r.control == "shuffled" and r.k) or Counter(r.k for r in self.rows if r.k)
         return max(ks, key=lambda k: (ks[k], k), default=None)
+
+    @property
+    def each(self) -> str:
+        """Of what part of a delta the k numbers are, where each has its own: " a layer", " a module"."""
+        granularity = self.method.partition("/")[0].partition("@")[2]
+        return f" a {granularity}" if granularity else ""
 
     @property
     def title(self) -> str:

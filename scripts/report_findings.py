@@ -85,7 +85,7 @@ def _optimization(study: Study) -> list[Finding]:
     if not tuned.known:
         return []
     amount = "most of" if tuned.value >= 0.75 else "part of" if tuned.value >= 0.35 else "little of" if tuned.value > 0 else "nothing of"
-    dimensions = f"{study.k} numbers" if study.k else "z"
+    dimensions = f"{study.k} numbers{study.each}" if study.k else "z"
     good: Verdict = "for" if tuned.value >= 0.75 else "open" if tuned.value >= 0.35 else "against"
     found = [Finding(good, f"Tuning {dimensions} reaches {amount} what a full delta gains on unseen tasks: {tuned}.")]
     for control, what in (

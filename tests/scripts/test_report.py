@@ -92,6 +92,28 @@ def test_methods_and_numbers_of_source_tasks_are_told(tmp_path):
     assert "0.15" in counts
 
 
+def test_the_page_is_about_the_first_method_of_the_study(tmp_path):
+    """Not about joint_svd, of which there are as many results; what it reaches is told beside."""
+    folder = write_study(tmp_path / "study")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"study": {"k": 16, "method": "gcca@layer"}}))
+    with (folder / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    with (folder / "results.csv").open("w") as file:
+        to = csv.DictWriter(file, rows[0])
+        to.writeheader()
+        for row in rows:
+            to.writerow(row | {"method": "gcca@layer"})
+            if row["stage"] in ("optimization", "transfer") and not row["control"]:
+                to.writerow(row | {"score": 0.2, "relative": 0.2 / 0.88, "normalised": row["normalised"] and 0.03})
+    study = read_study(folder)
+    assert (study.method, study.each) == ("gcca@layer", " a layer")
+    text = re.sub(r"<[^>]*>", "", page(folder))
+    assert "a space of 16 dimensions a layer (gcca@layer)" in text
+    assert "Tuning 16 numbers a layer reaches most" in text
+    assert re.search(r"joint_svd reaches 0\.03 .* in transfer: it falls behind gcca@layer", text)
+
+
 def test_one_type_without_landscape_groups_or_figures(tmp_path):
     text = page(write_study(tmp_path / "study", types=("lora",), groups=False, planes=False))
     for part in ("From type to type", "Landscape", "Tasks listed apart"):
