@@ -90,8 +90,8 @@ class Study:
     def method(self) -> str:
         """The decomposition the headline is about: the study's own, else the one with the most results, joint_svd on a tie."""
         given = (self.summary.get("study") or {}).get("method")
-        if any(r.method == given for r in self.rows):
-            return given
+        if given is not None and any(r.method == given for r in self.rows):
+            return str(given)
         counts = Counter(r.method for r in self.rows if r.stage in STAGES and not r.control)
         return max(counts, key=lambda m: (counts[m], m == "joint_svd"), default="the subspace")
 
