@@ -118,8 +118,10 @@ def _findings(space: Subspace, found: Mapping[str, Any]) -> str:
     if held:
         items.append(Finding("note", f"Suggested k = {held['k']}: {held['reason']}."))
     if "scores" in found.get("suggested", {}):
-        items.append(Finding("note", f"By scores of held-out tasks, k = {found['suggested']['scores']} is the smallest that cannot be told from "
-                                     "the best."))
+        k = found["suggested"]["scores"]
+        items.append(Finding("note", "By scores of held-out tasks, "
+                             + (f"k = {k} is the smallest that cannot be told from the best." if k else
+                                "no k can be told from 0, the mean of the other tasks.")))
     nulls = found["spectrum"].get("nulls", {})
     if "permutation" in nulls:
         above = nulls["permutation"]["above"]

@@ -154,6 +154,21 @@ def test_a_space_of_more_coordinates_than_sources(tmp_path):
     assert "one z for the whole delta" in page(tmp_path, space, found)
 
 
+@pytest.mark.parametrize(("k", "words"), [(2, "k = 2 is the smallest"), (0, "no k can be told from 0, the mean of the other tasks")])
+def test_scores_of_held_out_tasks_are_told(tmp_path, k, words):
+    sources = loras(tasks=9)
+    space = subspace.joint_svd(sources, 2)
+    means = [{"k": 0, "within": 0.1, "within_interval": [0.0, 0.2]}, {"k": 2, "within": 0.4, "within_interval": [0.3, 0.5]}]
+    rows = [{"source": "lora", "target": "lora", "k": row["k"], "share": row["within"], "low": 0.0, "high": 0.5} for row in means]
+    scores = {"means": means, "rows": rows, "control": [], "recommended": k, "apart": ["flat"], "tasks": 9, "zero_shot": -0.1, "lines": []}
+    found = decompose_report.write(tmp_path, space, sources, scores=scores, **QUICK)["trust"]
+    text = page(tmp_path, space, found)
+    assert words in text
+    assert "without any delta −0.10" in text
+    assert "less than 0.1 above chance: flat" in text
+    assert (tmp_path / "figures" / "scores.png").is_file()
+
+
 def test_ks_that_are_tried():
     assert tried(3, 2) == [1, 2, 3]
     found = tried(60, 17)
