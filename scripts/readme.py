@@ -15,8 +15,8 @@ from deltas.files import read_json, write_json, write_text
 
 HERE = Path(__file__).parent
 START, END = "<!-- results: made by `python -m deltaspace.readme` from scripts/results/*.json -->", "<!-- end of results -->"
-KEPT = ("optimization", "transfer", "controls", "curve", "methods", "groups", "apart", "by_group", "regions", "sources", "source_tasks",
-        "versions", "study", "failed", "gram_correlation", "headline")
+KEPT = ("optimization", "transfer", "controls", "controls_by_k", "curve", "methods", "groups", "apart", "by_group", "regions", "sources",
+        "source_tasks", "versions", "study", "failed", "gram_correlation", "headline")
 
 SCALES, STAGES = ("normalised", "relative"), ("optimization", "transfer")
 
@@ -57,10 +57,11 @@ def table(summary: dict[str, Any]) -> str:
         told = ", ".join(f"{name} {number(e['optimization'])} / {number(e.get('transfer'))}" for name, e in groups.items())
         lines += ["", f"By group of unseen tasks, optimization / transfer: {told}."]
     every = {name: points for name, points in summary.get("methods", {}).items() if "/" not in name}
+    others = {name: {k: e for k, e in points.items() if k != str(study["k"])} for name, points in summary.get("controls_by_k", {}).items()}
     if len(every) > 1:
         lines += ["", "Every method:", "", "| | k | optimization | transfer | optimization, relative | transfer, relative |", "|---" * 6 + "|"]
         lines += [f"| {name} | {k} | {' | '.join(number(e.get(stage), scale) for scale in SCALES for stage in STAGES)} |"
-                  for name, points in every.items() for k, e in points.items()]
+                  for name, points in (*every.items(), *others.items()) for k, e in points.items()]
     counts = {int(name.partition("/")[2]): next(iter(points.values())) for name, points in summary.get("methods", {}).items() if "/" in name}
     if counts:
         counts[summary["source_tasks"]] = ours

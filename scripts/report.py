@@ -175,12 +175,10 @@ def _over_k(study: Study, figures: dict[str, Path]) -> str:
 
 def _methods(study: Study) -> str:
     every = study.methods()
-    if len({name for name, _, _ in every}) < 2:
+    if len([name for name in study.summary.get("methods") or {} if "/" not in name]) < 2:
         return ""
-    controls = [(name, study.k or 0, {stage: study.overall(stage, name) for stage in STAGES})
-                for name in (study.summary.get("controls") or {}) if name not in ("chance", "full")]
     rows = [f"<tr>{td(name, words=True)}{td(k)}{''.join(num(scores.get(stage, Number())) for stage in STAGES)}</tr>"
-            for name, k, scores in every + controls]
+            for name, k, scores in every]
     caption = ("Every decomposition at every k, then the controls; normalised, mean over types and unseen tasks. With @layer or @module every "
                "layer or module has k numbers of its own.")
     return f"<section><h2>Every method</h2>{table_of(['method', 'k', *STAGES], rows, caption, 1)}</section>"

@@ -163,9 +163,18 @@ class Study:
         return {k: n for k, n in sorted(points.items()) if n.known}
 
     def methods(self) -> list[tuple[str, int, dict[str, Number]]]:
-        """(method, k, {stage: score}) of every decomposition of all the sources, in the order of the results."""
+        """(method, k, {stage: score}) of every decomposition of all the sources, in the order of the results; then of the controls."""
+        every = [point for point in self._by_k("methods") if "/" not in point[0]]
+        names = [name for name in self.summary.get("controls") or {} if name not in ("chance", "full")]
+        elsewhere = [point for point in self._by_k("controls_by_k") if point[0] in names and point[1] != self.k]
+        for name in names:
+            every.append((name, self.k or 0, {stage: self.overall(stage, name) for stage in STAGES}))
+            every += [point for point in elsewhere if point[0] == name]
+        return every
+
+    def _by_k(self, section: str) -> list[tuple[str, int, dict[str, Number]]]:
         return [(name, int(k), {stage: number(entry) for stage, entry in stages.items()})
-                for name, points in (self.summary.get("methods") or {}).items() if "/" not in name for k, stages in points.items()]
+                for name, points in (self.summary.get(section) or {}).items() for k, stages in points.items()]
 
     def by_sources(self, stage: str) -> dict[int, Number]:
         """{number of source tasks: score} of the study's own method at its k, all of them last; empty where only all were used."""

@@ -48,7 +48,8 @@ class DecompositionSettings:
 
     A method or control is a name, with @layer or @module where every layer or module has k numbers of its own: joint_svd@layer. A control
     that does not say is fitted as the first method is (@whole: with one z). Only the first method has the whole curve unless `all_k`.
-    `source_counts`: the first method fitted on so many of the source tasks, at the main k (or one less than there are, where that is less).
+    Controls are fitted at the main k, and at those in `control_k` (but for mean_only, which is the same at every k). `source_counts`: the
+    first method fitted on so many of the source tasks, at the main k (or one less than there are, where that is less).
     """
 
     methods: tuple[str, ...] = ("joint_svd",)
@@ -56,6 +57,7 @@ class DecompositionSettings:
     main: int | None = None
     all_k: bool = True
     controls: tuple[str, ...] = ("mean_only", "random_basis", "shuffled", "best_source")
+    control_k: tuple[int, ...] = ()
     source_counts: tuple[int, ...] = ()
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
     refined: Refine = field(default_factory=Refine)
@@ -72,6 +74,8 @@ class DecompositionSettings:
                              f"got {list(self.source_counts)} for {self.methods[0]}; change one of them")
         if not self.k or min(self.k) < 1:
             raise InputError(f"expected decomposition.k to list numbers of at least 1, got {list(self.k)}; give some")
+        if unknown := set(self.control_k) - set(self.k):
+            raise InputError(f"expected decomposition.control_k among k = {list(self.k)}, got {min(unknown)}; add it to k")
         if self.main is not None and self.main not in self.k:
             raise InputError(f"expected decomposition.main to be one of k = {list(self.k)}, got {self.main}; add it to k")
 
@@ -79,7 +83,8 @@ class DecompositionSettings:
         """Every decomposition and control with its k, the study's own first."""
         every = [Method.of(text, CLOSED + LEARNED) for text in self.methods]
         found = [(method, k) for method in every for k in (self.k if self.all_k or method == every[0] else (self.tables,))]
-        found += [(method, self.tables) for method in self.fitted_controls()]
+        found += [(method, k) for method in self.fitted_controls() for k in dict.fromkeys((self.tables, *self.control_k))
+                  if k == self.tables or method.name != "mean_only"]
         return found + [(replace(every[0], tasks=n), self.tables) for n in self.source_counts]
 
     def fitted_controls(self) -> dict[Method, str]:

@@ -35,6 +35,8 @@ from subspace.validation import DualFit, Fitted, encoded, fit, joint_dual, train
 
 Point = tuple[str, int]
 """The type that a held-out solution was encoded through, and k."""
+Fits = tuple[dict[str, Fitted], dict[str, np.ndarray]]
+"""By type the fit, and the codes [k, held] of the held-out solutions that are encoded through it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -200,8 +202,7 @@ class _Job:
         ways = []
         for control in ("", "shuffled")[: len(self.names)]:
             orders = training_rows(self.sources, held, self.names, self.seed if control else None)
-            fits = {k: fit(self.grams, orders, held, k, self.method) for k in ((self.ks[-1],) if self.nested else self.ks)}
-            ways.append((control, orders, fits))
+            ways.append((control, orders, self._fits(held, orders)))
         lines: list[dict[str, Any]] = []
         for target in self.names:
             asked: list[tuple[dict[str, Any], np.ndarray]] = []
@@ -216,17 +217,26 @@ class _Job:
                     points: list[Point] = [] if control else [(target, 0)]
                     points += [(source, k) for source in self.names for k in self.ks if not control or source != target]
                     asked += [({**about, "source": source, "k": k, "control": control},
-                               self._combination(fits[k if k in fits else self.ks[-1]], orders[target], source, target, k, place))
+                               self._combination(fits[k or self.ks[-1]], orders[target], source, target, k, place))
                               for source, k in points]
             lines += [{**about, "score": value} for (about, _), value in zip(asked, self._scores(target, asked), strict=True)]
         return lines
 
-    def _combination(self, fitted: dict[str, Fitted], order: np.ndarray, source: str, target: str, k: int, place: int) -> np.ndarray:
+    def _fits(self, held: np.ndarray, orders: dict[str, np.ndarray]) -> dict[int, Fits]:
+        """For each k the types' fits, and by source type the codes [k, held] of the held-out solutions."""
+        found: dict[int, Fits] = {}
+        for ks in (self.ks,) if self.nested else [(k,) for k in self.ks]:
+            fitted = fit(self.grams, orders, held, ks[-1], self.method)
+            codes = {source: encoded(own.metric, own.projected, ks) for source, own in fitted.items()}
+            found |= {k: (fitted, {source: each[i] for source, each in codes.items()}) for i, k in enumerate(ks)}
+        return found
+
+    def _combination(self, fits: Fits, order: np.ndarray, source: str, target: str, k: int, place: int) -> np.ndarray:
         """μ_t + z U_t of a held-out solution, as coefficients over all rows."""
+        fitted, codes = fits
         own = fitted[target].coefficients[0]
         if k:
-            (z,) = encoded(fitted[source].metric, fitted[source].projected[:, [place]], [k])
-            own = own + z[:, 0] @ fitted[target].coefficients[1 : k + 1]
+            own = own + codes[source][:, place] @ fitted[target].coefficients[1 : k + 1]
         found = np.zeros(len(self.sources.pairs))
         found[order] = own
         return found

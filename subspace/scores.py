@@ -178,7 +178,7 @@ def summarise(
 
     Returns:
         rows, {"optimization": {type: entry}, "transfer": {"lora->adapter": entry}, "controls": {name: {stage: entry}},
-        "curve": [{"k", "optimization", "transfer"}], "methods": {method: {k: {stage: entry}}},
+        "curve": [{"k", "optimization", "transfer"}], "methods": {method: {k: {stage: entry}}}, "controls_by_k": the same by control,
         "by_group": {group: {stage: entry}}, "groups", "apart"}, where an entry is that
         of `entry`.
     """
@@ -204,7 +204,8 @@ def summarise(
                            for name in names}
     points = sorted({row["k"] for row in ours})
     summary["curve"] = [{"k": point} | _stages([row for row in ours if row["k"] == point], seed) for point in points]
-    summary["methods"] = _methods([row for row in counted if not row["control"] and row["stage"] in STAGES], seed)
+    summary["methods"] = _by_k([row for row in counted if not row["control"] and row["stage"] in STAGES], "method", seed)
+    summary["controls_by_k"] = _by_k([row for row in counted if row["control"] and row["stage"] in STAGES], "control", seed)
     summary["by_group"] = {group: _stages([row for row in _tables(rows, method, k) if groups.get(row["task"]) == group
                                            and row["task"] not in outside], seed) for group in dict.fromkeys(groups.values())}
     return rows, {**summary, "groups": dict(groups), "apart": outside}
@@ -215,12 +216,12 @@ def _tables(rows: Iterable[Row], method: str, k: int) -> list[Row]:
     return [row for row in rows if row["method"] == method and not row["control"] and row["stage"] in STAGES and row["k"] == k]
 
 
-def _methods(rows: Sequence[Row], seed: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """Every method at every k it was measured at."""
+def _by_k(rows: Sequence[Row], column: str, seed: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every method, or control, at every k it was measured at."""
     cells: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        cells.setdefault(row["method"], {}).setdefault(str(row["k"]), []).append(row)
-    return {method: {k: _stages(members, seed) for k, members in points.items()} for method, points in cells.items()}
+        cells.setdefault(row[column], {}).setdefault(str(row["k"]), []).append(row)
+    return {name: {k: _stages(members, seed) for k, members in points.items()} for name, points in cells.items()}
 
 
 def _stages(rows: Sequence[Row], seed: int) -> dict[str, Any]:

@@ -128,13 +128,15 @@ def test_controls_are_fitted_as_the_first_method_is(study, tmp_path):
     text = file.read_text().replace("method_seeds = { refined = 1 }", "")
     methods = 'methods = ["joint_svd", "gcca@layer", "refined"]'
     assert methods in text
-    (tmp_path / "layer.toml").write_text(text.replace(methods, 'methods = ["gcca@layer"]\ncontrols = ["shuffled", "mean_only@whole"]'))
+    controls = 'methods = ["gcca@layer"]\ncontrols = ["shuffled", "mean_only@whole"]\ncontrol_k = [1]'
+    (tmp_path / "layer.toml").write_text(text.replace(methods, controls))
     assert main(["study", str(tmp_path / "layer.toml"), "--out", str(tmp_path / "out")]) == 0
     assert {path.name for path in (tmp_path / "out/stages").glob("shuffled@layer-k2.*")} == {
         f"shuffled@layer-k2.{label}.0.json" for label in ("lora", "prefix")}
     rows = [line.split(",") for line in (tmp_path / "out/results.csv").read_text().splitlines()]
-    assert {(row[1], row[7]) for row in rows if row[0] == "optimization"} == {
-        ("gcca@layer", ""), ("gcca@layer", "shuffled"), ("gcca@layer", "mean_only@whole"), ("gcca@layer/2", "")}
+    assert {(row[1], row[7], row[2]) for row in rows if row[0] == "optimization"} == {
+        ("gcca@layer", "", "2"), ("gcca@layer", "", "1"), ("gcca@layer", "shuffled", "2"), ("gcca@layer", "shuffled", "1"),
+        ("gcca@layer", "mean_only@whole", "2"), ("gcca@layer/2", "", "2")}
 
 
 def test_study_goes_on_without_work(study):
